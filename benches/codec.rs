@@ -12,7 +12,7 @@ use sagad::{
     domain::{
         draft::Draft,
         ids::Revision,
-        lease::ReturnGrace,
+        lease::RestartGrace,
         saga::Saga,
         transition::{create, transition},
     },
@@ -51,7 +51,7 @@ fn parsed<M: parse::ChangeRequest + Default>(b: &mut criterion::Bencher<'_>, mes
 /// A saga that is running.
 fn running() -> Saga {
     let planned = create(creation(task(1)), start(), Revision(1)).0;
-    let mut draft = Draft::begin(planned, start(), ReturnGrace::default(), Revision(2));
+    let mut draft = Draft::begin(planned, start(), RestartGrace::default(), Revision(2));
     transition(&mut draft, &claim(1), None).unwrap();
     draft.saga
 }
@@ -59,7 +59,7 @@ fn running() -> Saga {
 fn answers(c: &mut Criterion) {
     let saga = running();
     let lease = saga.lease.clone().unwrap();
-    let read_time = ReadTime { now: start(), grace: ReturnGrace::default() };
+    let read_time = ReadTime { now: start(), grace: RestartGrace::default() };
     let mut group = c.benchmark_group("render and encode");
     group.bench_function("Claim", |b| {
         b.iter(|| ClaimResponse { saga: Some(render::saga::saga(black_box(&saga), &read_time)) }.encode_to_vec());

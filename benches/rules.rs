@@ -11,7 +11,7 @@ use sagad::domain::{
     command::Operation,
     draft::Draft,
     ids::{FencingToken, Revision},
-    lease::ReturnGrace,
+    lease::RestartGrace,
     saga::Saga,
     time::{Span, Timestamp},
     transition::{TransitionEffect, apply_due, create, next_due, transition},
@@ -23,7 +23,7 @@ fn now() -> Timestamp {
 }
 
 fn draft(saga: &Saga) -> Draft {
-    Draft::begin(saga.clone(), now(), ReturnGrace::default(), saga.revision.after(1))
+    Draft::begin(saga.clone(), now(), RestartGrace::default(), saga.revision.after(1))
 }
 
 fn rules(c: &mut Criterion) {
@@ -50,7 +50,7 @@ fn rules(c: &mut Criterion) {
         assert_eq!(decide(draft(saga)).0.is_ok(), *name != "refused", "{name}");
         group.bench_function(*name, |b| b.iter_batched(|| draft(saga), decide, BatchSize::SmallInput));
     }
-    group.bench_function("next due", |b| b.iter(|| next_due(black_box(&running), now(), &ReturnGrace::default())));
+    group.bench_function("next due", |b| b.iter(|| next_due(black_box(&running), now(), &RestartGrace::default())));
     group.finish();
 }
 

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_begins_at_the_later_of_utc_and_the_store() {
+    fn the_clock_begins_at_the_later_of_utc_and_the_store() {
         let clock = SystemClock::start();
         let utc = clock.utc();
         assert!(clock.now().since(utc) < Span::from_secs(5) && utc.since(clock.now()) < Span::from_secs(5));

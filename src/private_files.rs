@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_somebody_else_prepared_is_refused() {
+    fn an_existing_file_or_link_under_the_name_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (victim, path) = (dir.path().join("victim"), dir.path().join("file"));
         fs::write(&victim, "mine").unwrap();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_its_name_only_when_it_is_placed() {
+    fn a_file_gets_its_name_only_when_it_is_complete() {
         let dir = tempfile::tempdir().unwrap();
         let (victim, path) = (dir.path().join("victim"), dir.path().join("file"));
         fs::write(&victim, "mine").unwrap();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_may_read_is_told() {
+    fn a_file_that_others_may_read_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
         create_directories(&path).unwrap();

@@ -10,7 +10,7 @@ use sagad::{
     domain::{
         command::{Answer, Change, Command, Creation, Holder, HolderOperation, Operation, Request, UnleasedOperation},
         ids::{FencingToken, OwnerId, QueueName, TaskId},
-        lease::{LeasePurpose, ReturnGrace},
+        lease::{LeasePurpose, RestartGrace},
         text::{Blob, Text},
         time::{Span, Timestamp},
     },
@@ -82,7 +82,7 @@ impl Cycles {
     /// On a new store in this directory.
     pub fn on(dir: &Path) -> Self {
         let (rows, opening, _) = open_writer(&dir.join("bench.db"), MAX_WAL_BYTES).unwrap();
-        let grace = ReturnGrace { returned_at: start(), length: Span::ZERO };
+        let grace = RestartGrace { returned_at: start(), length: Span::ZERO };
         let coordinator = Coordinator::new(opening, grace, 0, start());
         let core = Core { coordinator, backend: rows.into_writer() };
         Cycles { core, run, now: START, created: 0, completed: 0 }

@@ -12,7 +12,7 @@ use sagad::{
         compensation::{Compensation, CompensationSpec, CompensationState},
         event::{Event, EventType, Resolution, StaleMark},
         ids::{FencingToken, Malformed, OwnerId, QueueName, Revision, SagaId, TaskId},
-        lease::{HolderEnd, Lease, LeasePurpose, ReturnGrace, StaleCause, Standing},
+        lease::{HolderEnd, Lease, LeasePurpose, RestartGrace, StaleCause, Standing},
         policy::{FailureAction, Policy, StaleAction},
         saga::{CancelRequest, Reservation, Saga, State},
         text::{Actor, Blob, Kind, Labels, Text},
@@ -238,7 +238,7 @@ pub fn event(u: &mut Unstructured<'_>, saga: &Saga) -> Result<Event> {
 
 /// What is derived from a saga; the schema wants it to agree with the state.
 pub fn derived(saga: &Saga, now: Timestamp) -> DerivedFields {
-    let grace = ReturnGrace::default();
+    let grace = RestartGrace::default();
     let ready = saga.ready_for(now, &grace);
     DerivedFields { ready, due: transition::next_due(saga, now, &grace) }
 }
@@ -306,6 +306,6 @@ impl Stored {
 
     /// A moment to look at it.
     pub fn read_time(&self) -> ReadTime {
-        ReadTime { now: Timestamp::from_micros(1_800_000_000_000_000), grace: ReturnGrace::default() }
+        ReadTime { now: Timestamp::from_micros(1_800_000_000_000_000), grace: RestartGrace::default() }
     }
 }

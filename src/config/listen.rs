@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_taken_reads_as_its_own_text_and_is_exposed_or_not() {
+    fn accepted_addresses_print_as_their_text_and_know_whether_they_are_public() {
         for (text, exposed) in [
             ("127.0.0.1:7420", false),
             ("[::1]:0", false),

@@ -29,7 +29,7 @@ fn problem(line: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> Str
 }
 
 #[test]
-fn nothing_said_gives_the_defaults() {
+fn without_settings_the_defaults_apply() {
     let config = merge(&[], &[], None).unwrap();
     let expected = Config {
         ops_listen: None,
@@ -51,7 +51,7 @@ fn nothing_said_gives_the_defaults() {
 }
 
 #[test]
-fn a_flag_wins_over_a_variable_and_that_over_the_file() {
+fn a_flag_overrides_a_variable_and_a_variable_the_file() {
     let file = Some("restart_grace = \"1s\"\ndata = \"/file\"\nreaders = 7\ninsecure = true\n");
     let variables = [("SAGAD_RESTART_GRACE", "2s"), ("SAGAD_DATA", "/variable"), ("SAGAD_INSECURE", "false")];
     let config = merge(&["--restart-grace", "3s"], &variables, file).unwrap();
@@ -64,7 +64,7 @@ fn a_flag_wins_over_a_variable_and_that_over_the_file() {
 }
 
 #[test]
-fn every_key_can_be_said_in_all_three_ways() {
+fn every_setting_can_be_given_in_all_three_ways() {
     for setting in settings::all() {
         let key = setting.key;
         // A pair: see below.
@@ -105,7 +105,7 @@ fn every_key_can_be_said_in_all_three_ways() {
 }
 
 #[test]
-fn errors_name_who_said_what() {
+fn errors_name_the_source_of_the_value() {
     assert!(problem(&["--restart-grace", "2h"], &[], None).starts_with("--restart-grace: \"2h\" is more than"));
     assert!(problem(&[], &[("SAGAD_DRAIN_GRACE", "11m")], None).starts_with("SAGAD_DRAIN_GRACE: \"11m\" is more than"));
     assert!(problem(&["--drain-grace", "0"], &[], None).contains("is less than 1s"));
@@ -124,7 +124,7 @@ fn errors_name_who_said_what() {
 }
 
 #[test]
-fn a_password_in_an_address_is_refused_and_not_told() {
+fn a_password_in_an_address_is_refused_and_not_printed() {
     let addresses = ["http://ann:hush@host:4317", "https://hush@host", "ann:hush@host:4317", "http://ann:hush@"];
     for address in addresses {
         let quoted = format!("otlp_endpoint = {address:?}");
@@ -157,7 +157,7 @@ fn the_file_must_exist_parse_and_hold_known_keys() {
 }
 
 #[test]
-fn variables_of_others_and_empty_ones_mean_nothing() {
+fn unrelated_and_empty_variables_are_ignored() {
     let variables = [("SAGAD_SERVER", "http://elsewhere"), ("SAGAD_TOKEN", "7"), ("SAGAD_LISTEN", "")];
     assert_eq!(merge(&[], &variables, None).unwrap(), merge(&[], &[], None).unwrap());
     let not_text = |_: &str| Some(OsString::from_vec(vec![0xff]));
@@ -166,7 +166,7 @@ fn variables_of_others_and_empty_ones_mean_nothing() {
 }
 
 #[test]
-fn beyond_loopback_it_wants_to_be_told_twice() {
+fn a_public_address_needs_an_explicit_flag() {
     for outside in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[::ffff:192.0.2.1]:1", "coordinator.example:1"] {
         let text = problem(&["--listen", outside], &[], None);
         assert!(text.contains("TLS") && text.contains("--insecure") && text.contains(outside), "{text}");
@@ -199,7 +199,7 @@ fn tls_and_principals_are_needed_together_beyond_loopback() {
 }
 
 #[test]
-fn connections_stay_below_the_limit_on_open_files() {
+fn max_connections_stays_below_the_limit_of_open_files() {
     let mut limits = Limits::default();
     assert_eq!(limits.fit_to_descriptors(1 << 20), None);
     let warning = limits.fit_to_descriptors(1024).unwrap();
@@ -227,7 +227,7 @@ fn each_limit_is_shown_with_its_unit() {
 }
 
 #[test]
-fn each_default_is_within_its_range_and_the_range_is_held() {
+fn each_default_is_within_its_range_and_values_outside_are_refused() {
     for setting in settings::all() {
         setting.default_value();
         let takes = |value: &str| merge(&[&format!("{}={value}", setting.flag())], &[], None).is_ok();

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_in_addresses_are_not_told() {
+    fn passwords_in_addresses_are_not_printed() {
         for (given, told) in [
             ("http://ann:hush@host:1", "http://***@host:1"),
             ("http://ann:hu/sh@host:1", "http://***@host:1"),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_read_as_on_the_command_line() {
+    fn durations_are_parsed_as_on_the_command_line() {
         let span = |text: &str| span(text, Span::ZERO, Span::from_secs(3600));
         assert_eq!(span("0"), Ok(Span::ZERO));
         assert_eq!(span("0s"), Ok(Span::ZERO));
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn other_values_say_what_they_want() {
+    fn an_invalid_value_names_the_accepted_ones() {
         assert!(address("localhost:7420").unwrap_err().contains("127.0.0.1:7420"));
         assert!(address("[::1]:0").is_ok());
         assert!(log_filter("sagad=debug,info").is_ok());
@@ -365,7 +365,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_back(micros in 0..3_600_000_000_i64, bytes in 1..u64::MAX >> 1, words in ".*") {
+        fn printed_values_are_parsed_again(micros in 0..3_600_000_000_i64, bytes in 1..u64::MAX >> 1, words in ".*") {
             let length = Span::from_micros(micros).unwrap();
             prop_assert_eq!(span(&said(&Value::Length(length)), Span::ZERO, length), Ok(length));
             for bytes in [bytes, bytes >> 20 << 20, bytes >> 30 << 30, 1023, 1 << 10] {

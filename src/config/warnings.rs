@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slips_are_noticed_and_other_words_are_not() {
+    fn misspelled_variables_are_noticed_and_others_are_not() {
         for (name, meant) in [
             ("SAGAD_RESTART_GRCE", "SAGAD_RESTART_GRACE"),
             ("SAGAD_RESTRT_GRCE", "SAGAD_RESTART_GRACE"),

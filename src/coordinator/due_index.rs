@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::domain::{
     ids::QueueName,
-    lease::{LeasePurpose, ReturnGrace},
+    lease::{LeasePurpose, RestartGrace},
     time::Timestamp,
     transition::{Due, ReadyPurposes},
 };
@@ -54,7 +54,7 @@ pub struct DueIndex {
 
 impl DueIndex {
     /// Sets or clears what is due to a saga.
-    pub fn set(&mut self, id: RowId, next: Option<DueEntry>, grace: &ReturnGrace) {
+    pub fn set(&mut self, id: RowId, next: Option<DueEntry>, grace: &RestartGrace) {
         let entry = next.map(|next| IndexedDue { at: next.due.effective(grace), next });
         let place = |entry: &Option<IndexedDue>| entry.as_ref().map(|entry| (entry.at, entry.next.ready));
         let after = entry.clone();
@@ -131,7 +131,7 @@ impl DueIndex {
     }
 
     /// Recomputes all due times after an absence. Not within a turn.
-    pub fn apply_grace(&mut self, grace: &ReturnGrace) {
+    pub fn apply_grace(&mut self, grace: &RestartGrace) {
         self.order.clear();
         self.by_queue.clear();
         let mut entries = std::mem::take(&mut self.entries);
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn it_is_in_order_and_follows_changes() {
-        let grace = ReturnGrace::default();
+        let grace = RestartGrace::default();
         let mut due_index = DueIndex::default();
         let due = |t| of(Due { at: at(t), grace_reference: Some(at(0)) }, "q", State::Running);
         due_index.set(RowId(1), due(30), &grace);
@@ -182,10 +182,10 @@ mod tests {
     #[test]
     fn p6_an_absence_puts_leases_off_but_not_delays() {
         let mut due_index = DueIndex::default();
-        let grace = ReturnGrace::default();
+        let grace = RestartGrace::default();
         due_index.set(RowId(1), of(Due { at: at(30), grace_reference: Some(at(0)) }, "q", State::Running), &grace);
         due_index.set(RowId(2), of(Due { at: at(40), grace_reference: None }, "q", State::Planned), &grace);
-        due_index.apply_grace(&ReturnGrace { returned_at: at(50), length: Span::from_micros(100).unwrap() });
+        due_index.apply_grace(&RestartGrace { returned_at: at(50), length: Span::from_micros(100).unwrap() });
         assert_eq!(due_index.due_by(at(149)), Some(RowId(2)));
         let execute =
             |due_index: &DueIndex, t| due_index.due_for(LeasePurpose::Execute, &QueueName::parse("q").unwrap(), at(t));
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_may_become_ready_is_found_by_queue_and_purpose() {
-        let grace = ReturnGrace::default();
+        let grace = RestartGrace::default();
         let mut due_index = DueIndex::default();
         let due = |queue, state| of(Due { at: at(1), grace_reference: None }, queue, state);
         due_index.set(RowId(1), due("p", State::Planned), &grace);

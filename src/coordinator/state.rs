@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::domain::{
     ids::{QueueName, Revision},
-    lease::ReturnGrace,
+    lease::RestartGrace,
     saga::Saga,
     time::Timestamp,
     transition::ReadyPurposes,
@@ -34,7 +34,7 @@ pub struct Coordinator<C> {
     /// Paused queues.
     pub(super) paused: HashSet<QueueName>,
     /// The last absence.
-    pub(super) grace: ReturnGrace,
+    pub(super) grace: RestartGrace,
     /// The revision of the next event.
     pub(super) next_revision: Revision,
     /// The place of the next saga.
@@ -51,7 +51,7 @@ pub struct Coordinator<C> {
 
 impl<C: Caller> Coordinator<C> {
     /// Starts at `now` on an opened store, with the grace after the absence before.
-    pub fn new(opening: InitialState, grace: ReturnGrace, max_waiting: usize, now: Timestamp) -> Self {
+    pub fn new(opening: InitialState, grace: RestartGrace, max_waiting: usize, now: Timestamp) -> Self {
         let mut coordinator = Coordinator {
             held_claims: HeldClaims::default(),
             max_waiting,
@@ -81,7 +81,7 @@ impl<C: Caller> Coordinator<C> {
     }
 
     /// Applies the grace after an absence.
-    pub fn returned(&mut self, grace: ReturnGrace) {
+    pub fn returned(&mut self, grace: RestartGrace) {
         self.grace = grace;
         self.due_index.apply_grace(&grace);
     }
@@ -92,7 +92,7 @@ impl<C: Caller> Coordinator<C> {
     }
 
     /// The last absence.
-    pub fn grace(&self) -> ReturnGrace {
+    pub fn grace(&self) -> RestartGrace {
         self.grace
     }
 

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_do_harm_is_known() {
+    fn all_control_and_invisible_characters_are_known() {
         let named = "\0\u{1}\t\n\r\u{1b}\u{7f}\u{80}\u{85}\u{9b}\u{9f}\u{ad}\u{61c}\u{200b}\u{200d}\u{200e}\u{2028}\u{2029}\
                      \u{202a}\u{202e}\u{2060}\u{2066}\u{2069}\u{feff}\u{e0001}\u{e007f}";
         assert!(named.chars().all(is_unprintable), "{named:?}");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_escaped_in_each_medium() {
+    fn each_character_is_escaped_in_each_medium() {
         for c in all_unprintable() {
             let text = format!("a{c}b");
             for shown in [printable(&text), printable(&printable_lines(&text))] {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::{
     event::{Event, EventDetails, EventType, Resolution, StaleMark},
     ids::{FencingToken, Revision},
-    lease::{HolderEnd, Lease, LeasePurpose, ReturnGrace, StaleCause, Standing},
+    lease::{HolderEnd, Lease, LeasePurpose, RestartGrace, StaleCause, Standing},
     saga::{Saga, State},
     text::{Actor, Text},
     time::{Span, Timestamp},
@@ -24,7 +24,7 @@ pub struct Draft {
     /// The time of all changes.
     pub now: Timestamp,
     /// The coordinator's last absence.
-    pub grace: ReturnGrace,
+    pub grace: RestartGrace,
     next_revision: Revision,
     reported_stale: bool,
 }
@@ -40,7 +40,7 @@ pub(super) type DetailPairs<'a> = &'a [(&'a str, String)];
 
 impl Draft {
     /// Starts to change a saga. Its first event gets `next_revision`.
-    pub fn begin(saga: Saga, now: Timestamp, grace: ReturnGrace, next_revision: Revision) -> Self {
+    pub fn begin(saga: Saga, now: Timestamp, grace: RestartGrace, next_revision: Revision) -> Self {
         let reported_stale = saga.reported_stale().is_some();
         Draft { saga, events: Vec::new(), now, grace, next_revision, reported_stale }
     }

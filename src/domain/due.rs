@@ -6,7 +6,7 @@
 use super::{
     draft::{Attribution, Draft},
     event::EventType,
-    lease::{LeasePurpose, ReturnGrace, StaleCause, Standing},
+    lease::{LeasePurpose, RestartGrace, StaleCause, Standing},
     policy::StaleAction,
     saga::{Saga, State},
     text::{Actor, Text},
@@ -48,14 +48,14 @@ impl Due {
     }
 
     /// The deadline including the grace of the last absence.
-    pub fn effective(&self, grace: &ReturnGrace) -> Timestamp {
+    pub fn effective(&self, grace: &RestartGrace) -> Timestamp {
         self.grace_reference.map_or(self.at, |since| grace.postpone(self.at, since))
     }
 }
 
 /// The next instant after `now` at which something is due to a saga, or at which it becomes claimable. Call it after
 /// [`apply_due`].
-pub fn next_due(saga: &Saga, now: Timestamp, grace: &ReturnGrace) -> Option<Due> {
+pub fn next_due(saga: &Saga, now: Timestamp, grace: &RestartGrace) -> Option<Due> {
     let later = |instant: Option<Timestamp>| instant.filter(|t| *t > now).map(Due::fixed);
     match saga.state {
         State::Planned => later(saga.not_before),

@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_claim_tells_is_the_same_map_put_into_words_late() {
+    fn a_claims_details_are_the_same_when_formatted_late() {
         let claim = ClaimDetails { purpose: LeasePurpose::Execute, expire_time: Timestamp::ZERO, attempt: 2 };
         let words = [("attempt", "2"), ("expire_time", "1970-01-01T00:00:00.000000Z"), ("purpose", "EXECUTE")];
         let words: BTreeMap<_, _> = words.map(|(key, value)| (key.to_owned(), value.to_owned())).into();

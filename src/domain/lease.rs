@@ -129,17 +129,17 @@ pub struct Lease {
     pub standing: Standing,
 }
 
-/// The grace after the coordinator's last absence. A deadline that was set before the coordinator returned is
-/// postponed.
+/// The grace after the coordinator's last absence: a restart, a suspension, or a full disk. A deadline that was set before
+/// the coordinator returned is postponed. Named after the setting `restart_grace`, which is its length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReturnGrace {
+pub struct RestartGrace {
     /// When the coordinator returned.
     pub returned_at: Timestamp,
     /// The least time that earlier leases keep after the return.
     pub length: Span,
 }
 
-impl ReturnGrace {
+impl RestartGrace {
     /// Postpones a deadline that was set at `since`, if that was before the coordinator returned.
     pub fn postpone(&self, deadline: Timestamp, since: Timestamp) -> Timestamp {
         if since < self.returned_at { deadline.max(self.returned_at.plus(self.length)) } else { deadline }
@@ -148,12 +148,12 @@ impl ReturnGrace {
 
 impl Lease {
     /// When the lease counts as expired: at its expiry, or later if the grace applies.
-    pub fn effective_expiry(&self, grace: &ReturnGrace) -> Timestamp {
+    pub fn effective_expiry(&self, grace: &RestartGrace) -> Timestamp {
         grace.postpone(self.expire_time, self.heartbeat_time)
     }
 
     /// Neither ended nor expired.
-    pub fn is_live(&self, now: Timestamp, grace: &ReturnGrace) -> bool {
+    pub fn is_live(&self, now: Timestamp, grace: &RestartGrace) -> bool {
         match self.standing {
             Standing::Held => now < self.effective_expiry(grace),
             Standing::Expired { .. } | Standing::EndedByHolder(_) | Standing::EndedByOther => false,
@@ -161,7 +161,7 @@ impl Lease {
     }
 
     /// Expired, and not ended.
-    pub fn is_stale(&self, now: Timestamp, grace: &ReturnGrace) -> bool {
+    pub fn is_stale(&self, now: Timestamp, grace: &RestartGrace) -> bool {
         match self.standing {
             Standing::Held => now >= self.effective_expiry(grace),
             Standing::Expired { .. } => true,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     compensation::Compensation,
     ids::{OwnerId, QueueName, Revision, SagaId, TaskId},
-    lease::{Lease, LeasePurpose, ReturnGrace, Standing},
+    lease::{Lease, LeasePurpose, RestartGrace, Standing},
     policy::Policy,
     text::{Actor, Blob, Labels, Text},
     time::Timestamp,
@@ -166,7 +166,7 @@ impl Saga {
     }
 
     /// Not terminal, its lease expired and not ended.
-    pub fn is_stale(&self, now: Timestamp, grace: &ReturnGrace) -> bool {
+    pub fn is_stale(&self, now: Timestamp, grace: &RestartGrace) -> bool {
         !self.state.is_terminal() && self.lease.as_ref().is_some_and(|lease| lease.is_stale(now, grace))
     }
 
@@ -180,13 +180,13 @@ impl Saga {
     }
 
     /// The lease, if it is neither ended nor expired.
-    pub fn live_lease(&self, now: Timestamp, grace: &ReturnGrace) -> Option<&Lease> {
+    pub fn live_lease(&self, now: Timestamp, grace: &RestartGrace) -> Option<&Lease> {
         self.lease.as_ref().filter(|lease| lease.is_live(now, grace))
     }
 
     /// For which purpose `ClaimNext` may claim it now, if any. (Reserved sagas go to their assignee only and are found
     /// by their reservation.)
-    pub fn ready_for(&self, now: Timestamp, grace: &ReturnGrace) -> Option<LeasePurpose> {
+    pub fn ready_for(&self, now: Timestamp, grace: &RestartGrace) -> Option<LeasePurpose> {
         let delayed = self.not_before.is_some_and(|t| now < t);
         let settling = self.settle_until.is_some_and(|t| now < t);
         match self.state {

@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_text_is_cut_at_a_character() {
+    fn own_text_is_truncated_between_characters() {
         let long = "ä".repeat(TEXT_BYTES);
         assert!(Text::own(&long).as_str().len() <= TEXT_BYTES);
         assert!(Text::parse(&long).is_err());

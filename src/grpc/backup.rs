@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_crash_left_behind_is_removed() {
+    fn files_left_by_a_crash_are_removed() {
         let parent = tempfile::tempdir().unwrap();
         let left = parent.path().join(format!("{DIRECTORY_PREFIX}x"));
         std::fs::create_dir(&left).unwrap();
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_is_read_in_whole_pieces() {
+    async fn a_file_is_read_in_full_chunks() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("copy");
         std::fs::write(&path, vec![7; CHUNK_BYTES + 5]).unwrap();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_named() {
+    fn a_full_disk_is_reported_as_such() {
         assert_eq!(broken(io::ErrorKind::StorageFull.into()).reason, "STORE_FULL");
         assert_eq!(broken(io::ErrorKind::NotFound.into()).reason, "STORE_UNAVAILABLE");
     }

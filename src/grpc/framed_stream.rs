@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_sent_as_they_are_and_the_status_behind_them() {
+    fn frames_are_sent_unchanged_and_followed_by_the_status() {
         let (bytes, trailers) = read(vec![Ok(Bytes::from_static(b"one")), Ok(Bytes::from_static(b"two"))]);
         assert_eq!(bytes, b"onetwo");
         assert_eq!(Status::from_header_map(&trailers).unwrap().code(), Code::Ok);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn other_answers_stay_as_they_are() {
+    fn other_answers_are_not_changed() {
         let response = http::Response::new(Body::new(String::from("whole")));
         let body = block_on(use_framed_body(response).into_body().collect()).unwrap();
         assert_eq!(&body.to_bytes()[..], b"whole");

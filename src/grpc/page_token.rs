@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_s_token_leads_behind_it() {
+    fn a_token_of_a_queue_continues_after_that_queue() {
         let longest = QueueName::parse(&"q".repeat(QUEUE_BYTES)).unwrap();
         for queue in [QueueName::parse("q").unwrap(), longest] {
             let token = write_queue(filter("a"), &queue);
@@ -117,18 +117,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_can_be_read(task_id in ".*", place: i64) {
+        fn an_encoded_token_is_decoded_again(task_id in ".*", place: i64) {
             let filter = filter(&task_id);
             prop_assert_eq!(read(filter, &write(filter, place)), Ok(Some(place)));
         }
 
         #[test]
-        fn garbage_is_refused(token in ".{1,60}") {
+        fn an_invalid_token_is_refused(token in ".{1,60}") {
             prop_assert!(read(filter("a"), &token).is_err());
         }
 
         #[test]
-        fn garbage_of_the_right_length_is_refused(bytes in prop::collection::vec(any::<u8>(), HEAD_BYTES + 8)) {
+        fn random_bytes_of_the_right_length_are_refused(bytes in prop::collection::vec(any::<u8>(), HEAD_BYTES + 8)) {
             prop_assert!(read(filter("a"), &URL_SAFE_NO_PAD.encode(bytes)).is_err());
         }
 

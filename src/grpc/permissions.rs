@@ -232,7 +232,7 @@ mod tests {
 
     /// `docs/reference/roles.md` has a row for each entry, with a `yes` for each role.
     #[test]
-    fn the_table_of_the_documents_is_this_one() {
+    fn the_roles_page_has_this_table() {
         let row = |rpc: &str, note: &str, roles: &[Role]| {
             let cells = [Worker, Operator, Reader, Admin].map(|role| if roles.contains(&role) { " yes" } else { "" });
             format!("| `{rpc}`{note} |{} |", cells.join(" |"))
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn roles_add_up_and_only_the_worker_is_confined() {
+    fn roles_combine_and_only_workers_are_limited_to_queues() {
         let queues = Scope::Only([QueueName::default()].into());
         let with = |roles: &[Role]| Principal {
             name: PrincipalName::parse("p").unwrap(),

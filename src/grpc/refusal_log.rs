@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_refusals_is_a_few_lines_of_each_caller_and_reason() {
+    fn a_flood_of_refusals_logs_a_few_lines_of_each_caller_and_reason() {
         let mut refusals = RefusalCounts::default();
         let logged = (0..1000).filter(|_| refusals.record(from(1), "A", at(100)).is_some()).count();
         assert_eq!(logged as u64, LOGGED_PER_CALLER);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn one_caller_with_many_reasons_leaves_room_for_others() {
+    fn one_caller_with_many_reasons_does_not_suppress_others() {
         let mut refusals = RefusalCounts::default();
         let reasons: Vec<&'static str> = (0..40).map(|n: u32| &*Box::leak(format!("R{n}").into_boxed_str())).collect();
         for _ in 0..100 {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn p10_what_is_kept_of_many_addresses_is_bounded_and_none_is_lost() {
+    fn p10_the_counts_of_many_addresses_are_bounded_and_complete() {
         let mut refusals = RefusalCounts::default();
         let (mut asked, mut told) = (0, 0);
         for (second, numbers) in [(0, 0..100_000), (10, 100_000..100_003), (20, 200_000..200_001)] {

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_holder_is_named_so_that_nobody_else_is_hit() {
+    fn an_unknown_holder_is_shown_by_a_name_that_revokes_nobody_else() {
         let known = ["ci", "team/a"].map(|name| PrincipalName::parse(name).unwrap());
         for (owner, holder) in [
             ("ci", None),

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decoded_names_its_field() {
+    fn a_decoding_error_names_its_field() {
         // Field 11 is a policy; its field 5, a duration, is cut off.
         let error = CreateSagaRequest::decode(&[0x5a, 2, 0x2a, 9][..]).unwrap_err();
         let (code, reason, fields) = completed(Status::internal(error.to_string()));
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decoded_in_an_item_of_a_session_names_the_calls_field() {
+    fn a_decoding_error_in_a_session_item_names_the_field_of_the_call() {
         // Fields 2 and 3 are calls whose field 3 is not a valid length; then field 2 is cut off itself.
         for (bytes, field) in [
             (&[0x12, 3, 0x1a, 9, 0][..], "claim.ttl"),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_invalid_and_names_the_limit() {
+    fn a_message_that_is_too_large_is_invalid_and_names_the_limit() {
         let text = "Error, decoded message length too large: found 9 bytes, the limit is: 4 bytes";
         let status = complete_status(&Status::out_of_range(text));
         assert_eq!(status.code(), Code::InvalidArgument);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_errors_are_left_alone() {
+    fn errors_of_the_handlers_are_not_changed() {
         let own: Status = Problem::overloaded("x", crate::domain::time::Span::ZERO).into();
         assert_eq!(complete_status(&own).code(), Code::ResourceExhausted);
         let mut response = http::Response::new(());

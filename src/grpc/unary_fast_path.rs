@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn p12_bodies_are_read_as_the_library_reads_them() {
+    fn p12_request_bodies_are_parsed_as_tonic_parses_them() {
         let heartbeat = HeartbeatRequest {
             task_id: "t".into(),
             owner_id: "o".into(),

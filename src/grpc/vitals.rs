@@ -61,7 +61,7 @@ pub(super) async fn answer(store: &Store, settings: &ServerSettings, system: Sys
     let mut answer = render(&vitals, &store.read_time(), bound.map_or(0, |bound| bound.value));
     (answer.disk, answer.open_files, answer.open_files_max) = (system.disk, system.open_files, system.open_files_max);
     answer.waiting_claims = waiting_claims(store.waiting().await.unwrap_or_default());
-    answer.writer_silence = Some(span(store.time_since_turn()));
+    answer.writer_silence = Some(span(store.writer_silence()));
     answer
 }
 
@@ -181,10 +181,10 @@ fn count(count: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ids::QueueName, lease::ReturnGrace};
+    use crate::domain::{ids::QueueName, lease::RestartGrace};
 
     #[test]
-    fn the_disk_and_the_files_are_told() {
+    fn vitals_have_the_disk_and_the_open_files() {
         let data = tempfile::tempdir().unwrap();
         fs::write(data.path().join("sagad.db"), [0; 4096]).unwrap();
         let system = SystemVitals::read(data.path());
@@ -196,16 +196,16 @@ mod tests {
     }
 
     #[test]
-    fn the_grace_runs_from_the_return_on() {
+    fn the_remaining_grace_counts_from_the_return() {
         let returned_at = Timestamp::from_micros(1_000_000);
         let read_time =
-            ReadTime { grace: ReturnGrace { returned_at, length: Span::from_secs(10) }, ..ReadTime::default() };
+            ReadTime { grace: RestartGrace { returned_at, length: Span::from_secs(10) }, ..ReadTime::default() };
         assert_eq!(grace_left(&read_time, Timestamp::from_micros(8_000_000)).unwrap().seconds, 3);
         assert_eq!(grace_left(&read_time, Timestamp::from_micros(11_000_000)), None);
     }
 
     #[test]
-    fn watches_are_counted_by_queue_and_those_of_all_apart() {
+    fn watches_are_counted_by_queue_and_unfiltered_ones_separately() {
         let watch = |kind, queues: &[&str]| WatchVitals {
             kind,
             queues: queues.iter().map(|queue| QueueName::parse(queue).unwrap()).collect(),

@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_a_second_and_an_episode_is_told_once() {
+    fn accept_delays_grow_to_a_second_and_an_episode_is_logged_once() {
         let mut backoff = AcceptBackoff::default();
         assert!(!backoff.accepted());
         assert_eq!(backoff.failed(), (BACKOFF_MIN, true));
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_descriptors_it_waits_instead_of_spinning() {
+    async fn without_file_descriptors_the_acceptor_waits() {
         let source = Arc::new(Exhausted(AtomicUsize::new(0)));
         let (handshaken, _incoming) = tokio::sync::mpsc::channel(1);
         let threads = vec![NetworkThread::new(tokio::runtime::Handle::current(), handshaken)];

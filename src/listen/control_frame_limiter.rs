@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_pause_and_answers_to_ours_do_not() {
+    fn pings_cause_pauses_and_acknowledgements_do_not() {
         let mut limiter = ControlFrameLimiter::new();
         assert_eq!(limiter.on_read(&frame(6, 0, 8).repeat(CREDIT_START as usize)), 0);
         assert_eq!(limiter.on_read(&frame(6, 0, 8).repeat(FRAMES_PER_PAUSE as usize)), 1);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_explains_them() {
+    fn frames_that_answer_written_data_cause_no_pause() {
         let mut limiter = ControlFrameLimiter::new();
         for _ in 0..100_000 {
             limiter.on_write(100);
@@ -131,7 +131,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn p12_the_cuts_do_not_matter(kinds in proptest::collection::vec((0_u8..12, 0_u8..2, 0_usize..40), 0..200), size in 1_usize..50) {
+        fn p12_the_boundaries_of_reads_change_no_count(kinds in proptest::collection::vec((0_u8..12, 0_u8..2, 0_usize..40), 0..200), size in 1_usize..50) {
             let bytes: Vec<u8> = kinds.iter().flat_map(|(kind, flags, payload)| frame(*kind, *flags, *payload)).collect();
             let (mut whole, mut cut) = (ControlFrameLimiter::new(), ControlFrameLimiter::new());
             whole.on_read(&bytes);

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_connection_goes_where_there_are_the_fewest() {
+    async fn each_connection_is_assigned_to_the_thread_with_the_fewest() {
         let thread = || NetworkThread::new(Handle::current(), mpsc::channel(1).0);
         let threads = [thread(), thread(), thread()];
         let place = |thread: &NetworkThread| threads.iter().position(|other| std::ptr::eq(other, thread)).unwrap();

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn p13_a_file_that_takes_nothing_costs_lines_and_no_time() {
+    fn p13_a_blocked_file_loses_lines_but_delays_nobody() {
         static REPORTED: AtomicU64 = AtomicU64::new(0);
         let reports = OutputEvents {
             dropped: |lines| {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn p13_a_reader_that_is_gone_makes_no_report_of_reports() {
+    fn p13_a_closed_output_causes_no_repeated_reports() {
         struct Gone;
         impl Write for Gone {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_whole_lines() {
+    fn chunks_consist_of_whole_lines() {
         let long = [&[b'l'; 2 * CHUNK][..], b"\n"].concat();
         let lines = [&b"a\nbc\n"[..], &long, &[b'm'; CHUNK - 2], b"\n", b"d\ne"].concat();
         let parts: Vec<_> = chunks(&lines).collect();

@@ -6,9 +6,9 @@ use crate::domain::{
     saga::State,
 };
 
-/// A rare event that is counted by queue.
+/// An event that is counted by queue. These are rare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum QueueCount {
+pub(crate) enum QueueEvent {
     /// A lease for execution ran out.
     ExecutionExpired,
     /// A lease for compensation ran out.
@@ -21,7 +21,7 @@ pub(crate) enum QueueCount {
 #[derive(Debug, Default)]
 pub(crate) struct BatchEvents {
     pub(crate) kinds: [u64; EventType::ALL.len()],
-    pub(crate) queue_counts: Vec<(QueueName, QueueCount)>,
+    pub(crate) queue_events: Vec<(QueueName, QueueEvent)>,
 }
 
 impl BatchEvents {
@@ -30,22 +30,22 @@ impl BatchEvents {
         let mut batch_events = BatchEvents::default();
         for event in events {
             batch_events.kinds[event.kind as usize] += 1;
-            if let Some(queue_count) = queue_count(event) {
-                batch_events.queue_counts.push((event.queue.clone(), queue_count));
+            if let Some(queue_event) = queue_event(event) {
+                batch_events.queue_events.push((event.queue.clone(), queue_event));
             }
         }
         batch_events
     }
 }
 
-fn queue_count(event: &Event) -> Option<QueueCount> {
+fn queue_event(event: &Event) -> Option<QueueEvent> {
     if event.kind == EventType::Quarantined {
-        Some(QueueCount::Quarantined)
+        Some(QueueEvent::Quarantined)
     } else if event.kind != EventType::LeaseExpired {
         None
     } else if event.from_state == Some(State::Compensating) {
-        Some(QueueCount::CompensationExpired)
+        Some(QueueEvent::CompensationExpired)
     } else {
-        Some(QueueCount::ExecutionExpired)
+        Some(QueueEvent::ExecutionExpired)
     }
 }

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_forgets_what_is_older() {
+    fn values_older_than_a_minute_are_dropped() {
         let window = SlidingWindow::default();
         assert_eq!(window.read(at(0)), LastMinute::default());
         (0..99).for_each(|_| window.record(at(5), 100));

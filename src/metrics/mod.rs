@@ -16,7 +16,7 @@ mod watches;
 
 pub use histogram::HistogramSnapshot;
 pub use last_minute::LastMinute;
-pub use queues::{HandledKind, QueueVitals};
+pub use queues::{HandledKind, QueueEventCounts};
 pub use snapshot::{CheckpointKind, CheckpointOutcome, ClockVitals, LogVitals, Refusals, Vitals};
 pub use store_metrics::LogMetrics;
 pub use timing::{Timing, WriteStage};

@@ -12,7 +12,7 @@ use crate::domain::{
     time::{Span, Timestamp},
 };
 
-use super::batch_events::QueueCount;
+use super::batch_events::QueueEvent;
 
 /// Most queues with counters of their own. The others are counted together.
 const QUEUES: usize = 200;
@@ -21,9 +21,9 @@ const KINDS: usize = 64;
 /// A claim for compensation is dropped after this: a handler claims again within seconds.
 const ASKED_KEPT: Span = Span::from_secs(3600);
 
-/// The counters of a queue.
+/// How many events of each kind a queue has had since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueVitals {
+pub struct QueueEventCounts {
     /// Leases for execution that ran out.
     pub execution_expired: u64,
     /// Leases for compensation that ran out.
@@ -32,12 +32,12 @@ pub struct QueueVitals {
     pub quarantined: u64,
 }
 
-impl QueueVitals {
-    fn count(&mut self, what: QueueCount) {
+impl QueueEventCounts {
+    fn count(&mut self, what: QueueEvent) {
         match what {
-            QueueCount::ExecutionExpired => self.execution_expired += 1,
-            QueueCount::CompensationExpired => self.compensation_expired += 1,
-            QueueCount::Quarantined => self.quarantined += 1,
+            QueueEvent::ExecutionExpired => self.execution_expired += 1,
+            QueueEvent::CompensationExpired => self.compensation_expired += 1,
+            QueueEvent::Quarantined => self.quarantined += 1,
         }
     }
 }
@@ -55,12 +55,12 @@ pub struct HandledKind {
 
 #[derive(Debug, Default)]
 pub(crate) struct QueueCounters {
-    counts: Mutex<(HashMap<QueueName, QueueVitals>, QueueVitals)>,
+    counts: Mutex<(HashMap<QueueName, QueueEventCounts>, QueueEventCounts)>,
     asked: Mutex<HashMap<QueueName, HashMap<Option<Kind>, Timestamp>>>,
 }
 
 impl QueueCounters {
-    pub(crate) fn count(&self, queue: &QueueName, what: QueueCount) {
+    pub(crate) fn count(&self, queue: &QueueName, what: QueueEvent) {
         let (queues, others) = &mut *self.counts.lock();
         if queues.len() < QUEUES || queues.contains_key(queue) {
             queues.entry(queue.clone()).or_default().count(what);
@@ -92,7 +92,7 @@ impl QueueCounters {
     }
 
     /// The counters by queue, in order of name; those of all other queues; and the handled kinds.
-    pub(crate) fn read(&self) -> (Vec<(QueueName, QueueVitals)>, QueueVitals, Vec<HandledKind>) {
+    pub(crate) fn read(&self) -> (Vec<(QueueName, QueueEventCounts)>, QueueEventCounts, Vec<HandledKind>) {
         let (queues, others) = {
             let counts = self.counts.lock();
             (counts.0.iter().map(|(queue, counts)| (queue.clone(), *counts)).collect::<BTreeMap<_, _>>(), counts.1)
@@ -124,15 +124,15 @@ mod tests {
     }
 
     #[test]
-    fn p10_a_thousand_queues_are_not_all_told_apart_and_none_is_lost() {
+    fn p10_only_so_many_queues_are_counted_separately_and_no_event_is_lost() {
         let queues = QueueCounters::default();
         for number in 0..1000 {
-            queues.count(&queue(number), QueueCount::ExecutionExpired);
-            queues.count(&queue(0), QueueCount::Quarantined);
+            queues.count(&queue(number), QueueEvent::ExecutionExpired);
+            queues.count(&queue(0), QueueEvent::Quarantined);
         }
         let (told, others, _) = queues.read();
         assert_eq!((told.len(), told[0].0.clone()), (QUEUES, queue(0)));
-        assert_eq!(told[0].1, QueueVitals { execution_expired: 1, compensation_expired: 0, quarantined: 1000 });
+        assert_eq!(told[0].1, QueueEventCounts { execution_expired: 1, compensation_expired: 0, quarantined: 1000 });
         assert_eq!(others.execution_expired, 1000 - QUEUES as u64);
     }
 
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn p10_what_is_asked_for_is_kept_within_bounds_and_forgotten() {
+    fn p10_handled_kinds_are_bounded_and_forgotten_after_a_while() {
         let queues = QueueCounters::default();
         queues.asked(&claim([0], &["a", "b"]), at(1));
         queues.asked(&claim([0], &["a"]), at(2));

@@ -6,7 +6,7 @@ use crate::domain::{
     time::{Span, Timestamp},
 };
 
-use super::{HandledKind, HistogramSnapshot, LastMinute, QueueVitals, WatchVitals};
+use super::{HandledKind, HistogramSnapshot, LastMinute, QueueEventCounts, WatchVitals};
 
 /// The values of all metrics. Counts start with the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +33,13 @@ pub struct Vitals {
     /// Events that were committed, by type.
     pub events: Vec<(EventType, u64)>,
     /// Counters of the first 200 queues in which something happened, by name.
-    pub queues: Vec<(QueueName, QueueVitals)>,
+    pub queues: Vec<(QueueName, QueueEventCounts)>,
     /// Counters of all other queues.
-    pub other_queues: QueueVitals,
+    pub other_queues: QueueEventCounts,
     /// Kinds that `ClaimNext` calls for compensation asked for, by queue and kind.
     pub handled_kinds: Vec<HandledKind>,
     /// When the writer's loop last ran. It runs four times a second when idle.
-    pub turned_at: Timestamp,
+    pub writer_ran_at: Timestamp,
     /// Clocks and absences.
     pub clock: ClockVitals,
     /// The write-ahead log.

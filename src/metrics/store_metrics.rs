@@ -42,7 +42,7 @@ pub(crate) struct StoreMetrics {
     pub(crate) refused: RefusalCounters,
     events: [AtomicU64; EventType::ALL.len()],
     queues: QueueCounters,
-    turned_at: AtomicI64,
+    writer_ran_at: AtomicI64,
     clocks: Mutex<ClockComparison>,
     pub(crate) watches: Arc<Watches>,
     log: Arc<LogMetrics>,
@@ -108,7 +108,7 @@ impl StoreMetrics {
             refused: RefusalCounters::default(),
             events: Default::default(),
             queues: QueueCounters::default(),
-            turned_at: AtomicI64::new(now.micros()),
+            writer_ran_at: AtomicI64::new(now.micros()),
             clocks: Mutex::default(),
             watches: Arc::default(),
             log: Arc::default(),
@@ -123,13 +123,13 @@ impl StoreMetrics {
     }
 
     /// Records that the writer's loop ran.
-    pub(crate) fn record_turn(&self, now: Timestamp) {
-        self.turned_at.store(now.micros(), Relaxed);
+    pub(crate) fn record_writer_run(&self, now: Timestamp) {
+        self.writer_ran_at.store(now.micros(), Relaxed);
     }
 
     /// The time since the writer's loop last ran.
-    pub(crate) fn time_since_turn(&self, now: Timestamp) -> Span {
-        now.since(Timestamp::from_micros(self.turned_at.load(Relaxed)))
+    pub(crate) fn writer_silence(&self, now: Timestamp) -> Span {
+        now.since(Timestamp::from_micros(self.writer_ran_at.load(Relaxed)))
     }
 
     /// Records a batch that is committed and answered.
@@ -146,7 +146,7 @@ impl StoreMetrics {
         for (counter, count) in self.events.iter().zip(events.kinds).filter(|(_, count)| *count > 0) {
             counter.fetch_add(count, Relaxed);
         }
-        for (queue, what) in events.queue_counts {
+        for (queue, what) in events.queue_events {
             self.queues.count(&queue, what);
         }
         let begun = self.log.begun.load(Relaxed);
@@ -219,7 +219,7 @@ impl StoreMetrics {
             queues,
             other_queues,
             handled_kinds,
-            turned_at: Timestamp::from_micros(self.turned_at.load(Relaxed)),
+            writer_ran_at: Timestamp::from_micros(self.writer_ran_at.load(Relaxed)),
             clock: ClockVitals { distance: utc.micros().saturating_sub(now.micros()), ..self.clocks.lock().vitals },
             log: LogVitals {
                 bytes: count(&self.log.bytes),
@@ -251,14 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_event_has_its_own_place() {
+    fn every_kind_of_event_has_its_own_counter() {
         for (place, kind) in EventType::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, place);
         }
     }
 
     #[test]
-    fn a_step_is_told_from_a_slew() {
+    fn a_clock_step_is_distinguished_from_a_slew() {
         let metrics = StoreMetrics::new(at(0));
         assert!(metrics.clock_comparison_is_due(at(0)));
         assert_eq!(metrics.compare_clocks(at(0), at(7_000_000)), None, "the first look knows no other");
@@ -273,15 +273,15 @@ mod tests {
     }
 
     #[test]
-    fn absences_and_turns_are_kept() {
+    fn absences_and_turns_are_measured() {
         let metrics = StoreMetrics::new(at(0));
         metrics.record_absence(Span::from_secs(9), at(10));
         metrics.record_absence(Span::from_secs(4), at(20));
-        metrics.record_turn(at(30));
+        metrics.record_writer_run(at(30));
         let vitals = metrics.read(at(50), at(50));
         let clock = &vitals.clock;
         assert_eq!((clock.absences, clock.last_absence_at), (2, Some(at(20))));
         assert_eq!((clock.last_absence, clock.longest_absence), (Span::from_secs(4), Span::from_secs(9)));
-        assert_eq!((metrics.time_since_turn(at(50)).micros(), vitals.turned_at), (20, at(30)));
+        assert_eq!((metrics.writer_silence(at(50)).micros(), vitals.writer_ran_at), (20, at(30)));
     }
 }

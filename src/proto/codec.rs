@@ -169,7 +169,7 @@ mod tests {
     };
 
     #[test]
-    fn fields_are_counted_on_two_floors() {
+    fn fields_are_counted_on_two_levels() {
         let request = CreateSagaRequest {
             task_id: "t".into(),
             priority: 7,
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_batch_is_within_the_bounds() {
+    fn the_largest_valid_batch_is_accepted() {
         let spec = CompensationSpec { kind: "k".into(), ..CompensationSpec::default() };
         let request = CreateSagaRequest { compensations: vec![spec; COMPENSATIONS], ..CreateSagaRequest::default() };
         let batch = BatchCreateSagasRequest { requests: vec![request; BATCH_SAGAS], request_id: "x".into() };
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn p10_a_call_in_a_session_has_the_bounds_of_a_request() {
+    fn p10_a_call_in_a_session_has_the_limits_of_a_unary_request() {
         let compensations = vec![CompensationSpec::default(); MAX_FIELDS + 1];
         let call = RegisterCompensationRequest { task_id: "t".into(), compensations, ..Default::default() };
         let refused = count(&call.encode_to_vec());
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn p10_a_flood_of_empty_elements_is_counted_no_further_than_needed() {
+    fn p10_counting_empty_elements_stops_at_the_limit() {
         let empty =
             BatchCreateSagasRequest { requests: vec![CreateSagaRequest::default(); 100_000], ..Default::default() };
         assert_eq!(count(&empty.encode_to_vec()).0, MAX_FIELDS + 1);
@@ -212,7 +212,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn p12_no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        fn p12_no_input_makes_the_codec_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             count(&bytes);
             count_within(&bytes);
         }

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_t_be_shown_is_escaped_and_the_value_stays() {
+    fn control_characters_are_escaped_and_the_value_is_unchanged() {
         for c in characters::all_unprintable() {
             let request = proto::CreateSagaRequest {
                 branch: format!("a{c}b"),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_given_twice_is_refused() {
+    fn a_duplicate_field_is_refused() {
         for (line, told) in [
             (r#"{"taskId":"a","taskId":"b"}"#, "`taskId` is given twice"),
             (r#"{"taskId":"a","queue":"q","task_id":"b"}"#, "`task_id` and `taskId` are the same field"),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_message_is_refused() {
+    fn json_of_another_form_is_refused() {
         for wrong in [r#"{"tsk":1}"#, "[]", "", "{} {}", r#"{"payload":"%"}"#] {
             assert!(parse::<proto::CreateSagaRequest>(wrong).is_err(), "{wrong}");
         }

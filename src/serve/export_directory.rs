@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_given_up_or_not_kept_leaves_nothing() {
+    fn an_abandoned_line_leaves_nothing_in_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let export = ExportDirectory::new(dir.path());
         let path = dir.path().join("sagad-2027-01-15.jsonl");
@@ -232,7 +232,7 @@ mod tests {
     const DAY: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
     #[test]
-    fn lines_are_whole_and_files_bounded_and_private() {
+    fn lines_are_complete_and_files_are_limited_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let export = ExportDirectory { file_bytes: 10, ..ExportDirectory::new(dir.path()) };
         let first = dir.path().join("sagad-2027-01-15.jsonl");

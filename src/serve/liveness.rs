@@ -1,4 +1,4 @@
-//! [`Liveness`]: whether the network threads and the writer still run their loops ("turn").
+//! [`Liveness`]: whether the network threads and the writer still run, and for how long each has been silent.
 //!
 //! A probe that checks only the writer reports "live" while network threads hang. So a task on each network thread stores
 //! the time twice a second; it runs only while its thread runs tasks, like calls.
@@ -23,10 +23,10 @@ use crate::{
 /// How often a network thread stores the time: often enough for limits of a second or more, and no load when idle.
 const TICK: Duration = Duration::from_millis(500);
 
-/// Returns how long ago the writer last turned.
+/// Returns how long ago the writer last ran.
 pub(super) type WriterSilence = Arc<dyn Fn() -> Span + Send + Sync>;
 
-/// A thread that has to turn for calls to be answered.
+/// A thread that has to run for calls to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DaemonThread {
     Writer,
@@ -43,10 +43,10 @@ impl fmt::Display for DaemonThread {
     }
 }
 
-/// When each thread last turned.
+/// When each network thread last ran.
 pub(super) struct Liveness {
     clock: Arc<dyn Clock>,
-    last_turns: Vec<Arc<AtomicI64>>,
+    last_runs: Vec<Arc<AtomicI64>>,
     writer: OnceLock<WriterSilence>,
     /// Dropping this ends the tasks.
     _tick_tasks: Vec<AbortOnDropHandle<()>>,
@@ -55,18 +55,18 @@ pub(super) struct Liveness {
 impl Liveness {
     /// Starts a task on each of these runtimes.
     pub(super) fn of(clock: &Arc<dyn Clock>, threads: &[Handle]) -> Arc<Self> {
-        let last_turns: Vec<_> = threads.iter().map(|_| Arc::new(AtomicI64::new(clock.now().micros()))).collect();
-        let tick_tasks = threads.iter().zip(&last_turns).map(|(thread, last_turn)| {
-            let (clock, last_turn) = (clock.clone(), last_turn.clone());
+        let last_runs: Vec<_> = threads.iter().map(|_| Arc::new(AtomicI64::new(clock.now().micros()))).collect();
+        let tick_tasks = threads.iter().zip(&last_runs).map(|(thread, last_run)| {
+            let (clock, last_run) = (clock.clone(), last_run.clone());
             AbortOnDropHandle::new(thread.spawn(async move {
                 loop {
-                    last_turn.store(clock.now().micros(), Relaxed);
+                    last_run.store(clock.now().micros(), Relaxed);
                     sleep(TICK).await;
                 }
             }))
         });
         let tick_tasks = tick_tasks.collect();
-        Arc::new(Liveness { clock: clock.clone(), last_turns, writer: OnceLock::new(), _tick_tasks: tick_tasks })
+        Arc::new(Liveness { clock: clock.clone(), last_runs, writer: OnceLock::new(), _tick_tasks: tick_tasks })
     }
 
     /// The store is open, so there is a writer from now on.
@@ -75,23 +75,22 @@ impl Liveness {
         let _ = self.writer.set(silence);
     }
 
-    /// How long ago the writer last turned. None: the store is not open yet.
+    /// How long ago the writer last ran. None: the store is not open yet.
     pub(super) fn writer(&self) -> Option<Span> {
         self.writer.get().map(|silence| silence())
     }
 
-    /// The network thread that has not turned for the longest time, and how long.
+    /// The network thread that has been silent for the longest time, and how long.
     pub(super) fn network(&self) -> (DaemonThread, Span) {
         let now = self.clock.now();
-        let silences =
-            self.last_turns.iter().map(|last_turn| now.since(Timestamp::from_micros(last_turn.load(Relaxed))));
+        let silences = self.last_runs.iter().map(|last_run| now.since(Timestamp::from_micros(last_run.load(Relaxed))));
         let longest = silences.enumerate().max_by_key(|(_, silence)| *silence);
         longest.map_or((DaemonThread::Network(0), Span::ZERO), |(number, silence)| {
             (DaemonThread::Network(number), silence)
         })
     }
 
-    /// The thread that has not turned for the longest time, the writer included, and how long.
+    /// The thread that has been silent for the longest time, the writer included, and how long.
     pub(super) fn longest(&self) -> (DaemonThread, Span) {
         let network = self.network();
         match self.writer() {
@@ -107,7 +106,7 @@ mod tests {
     use crate::{clock::SystemClock, serve::network_threads::NetworkThreads};
 
     #[tokio::test]
-    async fn p13_a_network_thread_that_hangs_is_named() {
+    async fn p13_a_hanging_network_thread_is_named() {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let threads = NetworkThreads::start(3).unwrap();
         let liveness = Liveness::of(&clock, threads.handles());
@@ -121,6 +120,6 @@ mod tests {
         liveness.set_writer(Arc::new(|| Span::from_secs(60)));
         assert_eq!(liveness.longest(), (DaemonThread::Writer, Span::from_secs(60)));
         sleep(4 * TICK).await;
-        assert!(liveness.network().1 < Span::from_secs(1), "it turns again");
+        assert!(liveness.network().1 < Span::from_secs(1), "it runs again");
     }
 }

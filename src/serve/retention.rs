@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_history_is_exported_piece_by_piece() {
+    async fn a_long_history_is_exported_in_parts() {
         let options =
             StoreOptions { restart_grace: Span::ZERO, queue: 10_000, batch: 1000, readers: 1, max_waiting: 1 };
         let (store, _writer) = Memory::default().open(&options, Arc::new(ManualClock::at(START))).unwrap();

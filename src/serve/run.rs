@@ -15,7 +15,7 @@ use super::{
     liveness::Liveness,
     network_threads::NetworkThreads,
     observe::CallObserver,
-    ops::{self, Ops, OpsSettings},
+    ops::{self, OpsSettings, OpsState},
     served_store::{self, BoxError, OpenStore, ServedStore},
     service_manager::ServiceManager,
     trace::{FLUSH_TIMEOUT, SpanCounts, Tracer},
@@ -158,7 +158,7 @@ fn start_ops(
     clock: &Arc<dyn Clock>,
     spans: &Arc<SpanCounts>,
     liveness: &Arc<Liveness>,
-) -> Result<Option<(Arc<Ops>, TcpListener)>, ServeError> {
+) -> Result<Option<(Arc<OpsState>, TcpListener)>, ServeError> {
     let Some(address) = config.ops_listen else { return Ok(None) };
     let socket = bind(address).map_err(|source| ServeError::OpsListener { address, source })?;
     let settings = OpsSettings {
@@ -168,7 +168,7 @@ fn start_ops(
         spans: spans.clone(),
         liveness: liveness.clone(),
     };
-    Ok(Some((Ops::new(settings, clock)?, socket)))
+    Ok(Some((OpsState::new(settings, clock)?, socket)))
 }
 
 /// Waits until the store ends by itself, and returns why.

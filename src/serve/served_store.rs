@@ -96,7 +96,7 @@ pub(super) fn configured(config: &Config, clock: Arc<dyn Clock>) -> ServedStore 
                 close: Box::new(move || closed.close()),
                 ended: Box::pin(async move { writer.ended().await.map_err(BoxError::from) }),
                 store: Some(store.clone()),
-                silence: Arc::new(move || store.time_since_turn()),
+                silence: Arc::new(move || store.writer_silence()),
             })
         }),
     }

@@ -1,6 +1,6 @@
 //! [`ServiceManager`]: tells systemd, or whoever sets `NOTIFY_SOCKET`, what the daemon does (`sd_notify(3)`).
 //!
-//! Ready once calls are served, alive while the writer and each network thread turn, stopping when shutdown begins. A
+//! Ready once calls are served, alive while the writer and each network thread run, stopping when shutdown begins. A
 //! daemon whose writer hangs would accept calls and answer none. Only a restart helps, and systemd restarts it when no
 //! watchdog message comes. Not by a crate, because `sd-notify` can't use abstract sockets, and container managers use
 //! those.
@@ -36,7 +36,7 @@ const OPENING_TIME: Duration = Duration::from_secs(60);
 const OPENING_STEPS: usize = 360;
 /// What shutdown takes beyond the grace: cutting connections, and the exit itself.
 const ENDING_REST: Duration = Duration::from_secs(5);
-/// An idle writer turns every 250 ms and a network thread every 500 ms, so a shorter silence means nothing.
+/// An idle writer runs every 250 ms and a network thread every 500 ms, so a shorter silence means nothing.
 const LEAST_SILENCE: Duration = Duration::from_secs(1);
 
 /// The service manager's notification socket, if there is one.
@@ -98,7 +98,7 @@ impl ServiceManager {
                     warn!(seconds, %part, "silent: a disk hangs, or the machine stood still");
                     self.send(&format!("STATUS={part} has been silent for {seconds} s: look at the disk"));
                 } else {
-                    info!("the writer and the network threads turn again");
+                    info!("the writer and the network threads run again");
                     self.send(&format!("STATUS=serving gRPC on {address}"));
                 }
             }

@@ -219,7 +219,7 @@ async fn health_answers_before_the_store_is_open() {
 }
 
 #[tokio::test]
-async fn reflection_knows_the_contract() {
+async fn reflection_serves_the_contract() {
     let daemon = Daemon::serving(Span::from_secs(10)).await;
     let mut reflection = ServerReflectionClient::new(daemon.channel().await);
     let request = ServerReflectionRequest {
@@ -238,7 +238,7 @@ async fn reflection_knows_the_contract() {
 }
 
 #[tokio::test]
-async fn no_peer_delays_the_end_and_calls_are_answered() {
+async fn no_peer_delays_the_shutdown_and_calls_are_answered() {
     let daemon = Daemon::serving(Span::from_secs(10)).await;
     let mut silent = daemon.connection(b"").await;
     let mut half = daemon.connection(b"PRI * HTTP/2.0").await;
@@ -280,7 +280,7 @@ async fn no_peer_delays_the_end_and_calls_are_answered() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_never_answered_is_given_up_within_the_grace() {
+async fn a_call_without_an_answer_is_cancelled_within_the_grace() {
     let daemon = Daemon::serving(Span::from_secs(2)).await;
     let mut admin = AdminServiceClient::new(daemon.channel().await);
     let hanging = tokio::spawn(async move { admin.list_queues(ListQueuesRequest::default()).await });
@@ -292,7 +292,7 @@ async fn a_call_that_is_never_answered_is_given_up_within_the_grace() {
 
 /// The client sends a deadline but doesn't enforce it: the server still answers by then.
 #[tokio::test]
-async fn a_calls_own_deadline_ends_it() {
+async fn a_call_ends_at_its_own_deadline() {
     let daemon = Daemon::serving(Span::from_secs(2)).await;
     let field = |name: &str, value: &str| {
         [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
@@ -337,7 +337,7 @@ async fn a_store_that_fails_ends_the_daemon() {
 }
 
 #[tokio::test]
-async fn a_store_that_does_not_open_ends_it_too() {
+async fn a_store_that_does_not_open_ends_the_daemon() {
     let daemon = Daemon::start(Span::from_secs(10)).await;
     let _idle = HealthClient::new(daemon.channel().await).check(asking("")).await.unwrap();
     daemon.open.send(Err("another daemon holds this store".into())).unwrap();
@@ -345,7 +345,7 @@ async fn a_store_that_does_not_open_ends_it_too() {
 }
 
 #[tokio::test]
-async fn it_can_be_told_to_end_before_the_store_is_open() {
+async fn the_daemon_can_be_ended_before_the_store_is_open() {
     let daemon = Daemon::start(Span::from_secs(10)).await;
     let _silent = daemon.connection(b"").await;
     daemon.shutdown.cancel();

@@ -29,7 +29,7 @@ pub use crate::coordinator::{CallOutcome, CallerKey, HeldClaimSummary, StoreErro
 pub use credentials::{CallOrigin, Credentials};
 pub use event_feed::{EventFeed, NextEvents};
 pub use query::{
-    Cursor, EventQuery, Filter, ListQuery, PageBounds, QueueCounts, ReadTime, SagaKey, SagaPage, ScanPage, Stats,
+    Cursor, EventQuery, Filter, ListQuery, PageBounds, QueueStats, ReadTime, SagaKey, SagaPage, ScanPage, Stats,
 };
 pub use read_queue::ReadCaller;
 pub use reader::Reader;

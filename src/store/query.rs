@@ -3,7 +3,7 @@
 use crate::domain::{
     event::Event,
     ids::{OwnerId, QueueName, Revision, SagaId, TaskId},
-    lease::ReturnGrace,
+    lease::RestartGrace,
     saga::{Saga, State},
     text::Labels,
     time::{Span, Timestamp},
@@ -17,7 +17,7 @@ pub struct ReadTime {
     /// The time.
     pub now: Timestamp,
     /// The grace after the last absence.
-    pub grace: ReturnGrace,
+    pub grace: RestartGrace,
 }
 
 /// How a saga is looked up.
@@ -193,9 +193,9 @@ impl ScanPage<Event> {
     }
 }
 
-/// The counts of one queue.
+/// The counts of one queue's sagas.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueueCounts {
+pub struct QueueStats {
     /// Its name.
     pub queue: QueueName,
     /// Whether it is paused.
@@ -210,7 +210,7 @@ pub struct QueueCounts {
     pub oldest_ready_age: Option<Span>,
 }
 
-impl QueueCounts {
+impl QueueStats {
     /// True if it has a saga that is not terminal.
     pub fn has_in_flight(&self) -> bool {
         self.states.iter().any(|(state, count)| !state.is_terminal() && *count > 0)
@@ -221,7 +221,7 @@ impl QueueCounts {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// By queue, in order of name.
-    pub queues: Vec<QueueCounts>,
+    pub queues: Vec<QueueStats>,
     /// Held `ClaimNext` calls.
     pub waiting: u64,
     /// The newest durable revision.

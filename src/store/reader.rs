@@ -11,7 +11,7 @@ use crate::domain::{
 
 use super::{
     StoreError,
-    query::{EventQuery, ListQuery, PageBounds, QueueCounts, ReadTime, SagaKey, SagaPage, ScanPage},
+    query::{EventQuery, ListQuery, PageBounds, QueueStats, ReadTime, SagaKey, SagaPage, ScanPage},
 };
 
 /// Reads from committed snapshots.
@@ -42,7 +42,7 @@ pub trait Reader: Send + Sync + 'static {
     fn ended(&self, state: State, before: Timestamp, limit: usize) -> Result<Vec<Saga>, StoreError>;
 
     /// Counts by queue, in order of name.
-    fn counts(&self, read_time: &ReadTime) -> Result<Vec<QueueCounts>, StoreError>;
+    fn counts(&self, read_time: &ReadTime) -> Result<Vec<QueueStats>, StoreError>;
 
     /// The queues that ever held a saga or were paused, by name, after one of them: at most `limit`.
     fn queues(&self, after: Option<&QueueName>, limit: usize) -> Result<Vec<QueueStatus>, StoreError>;

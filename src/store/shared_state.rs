@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 
 use crate::{
     clock::Clock,
-    domain::lease::ReturnGrace,
+    domain::lease::RestartGrace,
     metrics::{LogMetrics, StoreMetrics},
 };
 
@@ -20,7 +20,7 @@ pub(super) struct SharedState {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) recent: Arc<RecentEvents>,
     /// The grace after the last absence; only the writer changes it.
-    pub(super) grace: RwLock<ReturnGrace>,
+    pub(super) grace: RwLock<RestartGrace>,
     /// The number of held claims; only the writer changes it.
     pub(super) waiting: AtomicU64,
     /// Set when the caller of a held call was revoked: the writer then checks all held calls and clears it.
@@ -37,7 +37,7 @@ impl SharedState {
     pub(super) fn new(
         clock: Arc<dyn Clock>,
         recent: Arc<RecentEvents>,
-        grace: ReturnGrace,
+        grace: RestartGrace,
         log: Arc<LogMetrics>,
     ) -> Arc<Self> {
         let metrics = StoreMetrics::new(clock.now()).with_log(log);

@@ -20,7 +20,7 @@ use crate::{
         command::{Answer, Command, QueueStatus, Request},
         event::Event,
         ids::{QueueName, Revision},
-        lease::ReturnGrace,
+        lease::RestartGrace,
         saga::{Saga, State},
         time::{Span, Timestamp},
     },
@@ -93,7 +93,7 @@ impl Store {
     /// A store that only reads what somebody else writes and publishes: for the simulation, which drives the
     /// coordinator itself.
     pub fn observer(reader: Arc<dyn Reader>, clock: Arc<dyn Clock>, recent: Arc<RecentEvents>) -> Self {
-        let shared = SharedState::new(clock, recent, ReturnGrace::default(), Arc::default());
+        let shared = SharedState::new(clock, recent, RestartGrace::default(), Arc::default());
         Self::new(1, reader, 1, shared, "looking on").0
     }
 
@@ -283,8 +283,8 @@ impl Store {
     /// The time since the writer's loop last ran. It runs every 250 ms when idle; a step of it takes tens of
     /// milliseconds, and a sync as long as the disk takes. So many seconds mean a hanging disk, a suspended machine,
     /// or a bug. It also grows after the writer has ended.
-    pub fn time_since_turn(&self) -> Span {
-        self.shared.metrics.time_since_turn(self.shared.clock.now())
+    pub fn writer_silence(&self) -> Span {
+        self.shared.metrics.writer_silence(self.shared.clock.now())
     }
 
     /// Registers an open watch that has sent everything up to a position, until the result is dropped. No queues: all
@@ -306,7 +306,7 @@ impl Store {
         let now = self.shared.clock.now();
         let mut grace = *self.shared.grace.read();
         // After an absence that the writer has not noticed yet. It will, before it executes anything.
-        if self.shared.metrics.time_since_turn(now) > ABSENCE_WITHOUT_GRACE {
+        if self.shared.metrics.writer_silence(now) > ABSENCE_WITHOUT_GRACE {
             grace.returned_at = now;
         }
         ReadTime { now, grace }
@@ -355,7 +355,7 @@ mod tests {
     };
 
     #[test]
-    fn silence_is_the_time_since_the_writer_last_turned() {
+    fn writer_silence_is_the_time_since_the_writer_last_ran() {
         let clock = Arc::new(ManualClock::default());
         let options = StoreOptions { restart_grace: Span::ZERO, queue: 1, batch: 1, readers: 1, max_waiting: 1 };
         let (store, mut writer) =
@@ -363,12 +363,12 @@ mod tests {
         let minute = Span::from_secs(60);
         clock.advance(minute);
         // An idle writer looks up by itself.
-        while store.time_since_turn() > Span::ZERO {
+        while store.writer_silence() > Span::ZERO {
             thread::sleep(Duration::from_millis(5));
         }
         store.close();
         futures::executor::block_on(writer.ended()).unwrap();
         clock.advance(minute);
-        assert_eq!(store.time_since_turn(), minute, "whoever has ended turns no more");
+        assert_eq!(store.writer_silence(), minute, "a writer that has ended is silent");
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     },
     domain::{
         command::{Answer, Command},
-        lease::ReturnGrace,
+        lease::RestartGrace,
         time::{Span, Timestamp},
     },
     metrics::{BatchEvents, BatchTimes, LogMetrics, WriteStage},
@@ -113,7 +113,7 @@ pub(super) fn start<B: Backend>(
     let OpenedBackend { make, opening, reader, log, description, guard } = opened;
     clock.advance_to(opening.last_time);
     // Leases that were live when the last run ended had no coordinator since.
-    let grace = ReturnGrace { returned_at: clock.now(), length: options.restart_grace };
+    let grace = RestartGrace { returned_at: clock.now(), length: options.restart_grace };
     let shared = SharedState::new(clock, Arc::new(RecentEvents::starting_at(opening.head)), grace, log);
     let (store, messages) = Store::new(options.queue, reader, options.readers, shared.clone(), &description);
     let options = *options;
@@ -178,7 +178,7 @@ impl<B: Backend> Writer<B> {
     ) -> Self {
         let now = shared.clock.now();
         let grace =
-            if mutants::on(Mutant::RestartWithoutGrace) { ReturnGrace::default() } else { *shared.grace.read() };
+            if mutants::on(Mutant::RestartWithoutGrace) { RestartGrace::default() } else { *shared.grace.read() };
         Writer {
             coordinator: Coordinator::new(opening, grace, options.max_waiting, now),
             backend,

@@ -136,7 +136,7 @@ fn revisions(items: &[SentItem]) -> Vec<i64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_begins_with_a_bookmark_and_follows() {
+async fn a_watch_begins_with_a_bookmark_and_follows() {
     let memory = Memory::default();
     memory.append((1..=5).map(event));
     let store = memory.read_only_store();
@@ -167,7 +167,7 @@ async fn one_saga_and_one_queue_can_be_followed() {
 
 /// A watcher that is behind sees the event of a saga that was purged since, whose task_id another one has by now.
 #[tokio::test(start_paused = true)]
-async fn p17_a_task_id_that_is_used_again_shows_no_other_saga() {
+async fn p17_a_watch_of_a_reused_task_id_shows_no_other_saga() {
     for used_again in [false, true] {
         let memory = Memory::default();
         let store = memory.read_only_store();
@@ -188,7 +188,7 @@ async fn p17_a_task_id_that_is_used_again_shows_no_other_saga() {
 
 /// Runs are shared among all watchers, whatever they may see of them.
 #[tokio::test(start_paused = true)]
-async fn p17_what_is_shared_among_watchers_shows_none_what_it_does_not_want() {
+async fn p17_shared_events_are_sent_only_to_watchers_that_select_them() {
     let memory = Memory::default();
     let store = memory.read_only_store();
     let task_id = TaskId::parse("t2").unwrap();
@@ -212,7 +212,7 @@ async fn p17_what_is_shared_among_watchers_shows_none_what_it_does_not_want() {
 
 /// Two watchers of everything are sent the same bytes, not copies of them.
 #[tokio::test(start_paused = true)]
-async fn watchers_in_step_share_what_they_are_sent() {
+async fn watchers_at_the_same_position_share_encoded_events() {
     let memory = Memory::default();
     let store = memory.read_only_store();
     let mut watches = [0, 1].map(|_| Box::pin(watch_events(store.clone(), None, Vec::new(), None)));
@@ -230,7 +230,7 @@ async fn watchers_in_step_share_what_they_are_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_compacted_or_unknown_ends_it_at_once() {
+async fn a_compacted_or_unknown_revision_ends_the_watch_at_once() {
     let memory = Memory::default();
     memory.append((1..=20).map(event));
     memory.compact(Revision(10));
@@ -262,7 +262,7 @@ async fn a_slow_watcher_is_served_from_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_purge_that_overtakes_a_slow_watcher_is_told() {
+async fn a_slow_watcher_is_told_of_a_purge_beyond_its_position() {
     let memory = Memory::default();
     let store = memory.read_only_store();
     let mut watch = follow(&store, &[], None);
@@ -273,7 +273,7 @@ async fn a_purge_that_overtakes_a_slow_watcher_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bookmarks_tell_how_far_it_is_while_nothing_is_wanted() {
+async fn bookmarks_advance_while_no_event_is_selected() {
     let memory = Memory::default();
     let store = memory.read_only_store();
     let task_id = TaskId::parse("nobody").unwrap();
@@ -306,7 +306,7 @@ async fn bookmarks_tell_how_far_it_is_while_nothing_is_wanted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_comes_in_order_and_then_the_tail() {
+async fn a_snapshot_is_sent_in_order_and_then_new_events() {
     let memory = Memory::default();
     memory.append((1..=100).map(event));
     // In another order than that of their expiries, and more than a page of them.
@@ -450,7 +450,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn the_record_of_a_watcher_that_is_cut_off_equals_the_history(
+    fn an_interrupted_watch_of_events_equals_the_history(
         kept in 0_i64..300,
         happenings in prop::collection::vec(happening(), 0..60),
         only_odd: bool,
@@ -460,7 +460,7 @@ proptest! {
     }
 
     #[test]
-    fn so_does_that_of_a_watcher_of_stale_sagas(happenings in prop::collection::vec(happening(), 0..60)) {
+    fn an_interrupted_watch_of_stale_sagas_equals_the_history(happenings in prop::collection::vec(happening(), 0..60)) {
         let (seen, there) = run(watched_stale(happenings));
         prop_assert_eq!(seen, there);
     }

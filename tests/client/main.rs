@@ -1,11 +1,11 @@
-//! The commands and the library's client: against a real daemon, and against a server whose every answer is scripted.
+//! The commands and the Rust client, with a real daemon and with a scripted coordinator.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod cli;
-mod cli_calls;
-mod cli_work;
-mod client_lease;
+mod lease_keeper;
+mod scripted_commands;
+mod scripted_work;
 #[path = "../support/mod.rs"]
 mod support;
 mod worktrees;

@@ -1,4 +1,4 @@
-//! `examples/worktrees.sh`: four workers on a git repository, one killed in the middle, and nothing left over.
+//! `examples/worktrees.sh`: four workers on a git repository, one of them killed.
 
 use std::{fs, path::Path, process::Command};
 
@@ -15,7 +15,7 @@ fn a_killed_worker_leaves_no_worktree_and_no_branch() {
     );
 }
 
-/// A handler of the example as it stands in it.
+/// The text of a handler in the example.
 fn handler(name: &str) -> String {
     let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/worktrees.sh")).unwrap();
     let begin = format!("cat >\"$dir/{name}\" <<'SCRIPT'\n");
@@ -23,9 +23,9 @@ fn handler(name: &str) -> String {
     rest.split_once("\nSCRIPT\n").unwrap().0.to_owned()
 }
 
-/// Whoever may hold a saga chooses the targets that a handler gets.
+/// The holder of a saga chooses the targets, so a handler must check them.
 #[test]
-fn a_handler_removes_only_what_may_be_removed() {
+fn a_handler_removes_only_worktrees_and_branches_of_its_own() {
     needs!("bash", "git", "flock");
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -1,9 +1,9 @@
-//! The contract: what a client of any language gets from the real binary over real sockets, and who may call.
+//! The contract: what clients get from the real binary over real sockets, and who may call.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod descriptors;
-mod listen;
+mod accept_loop;
+mod no_file_descriptors;
 mod security;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! What is in `deploy/`, and what the daemon does for whoever runs it: held to each other, and to the real binary.
+//! The files in `deploy/` and the messages to the service manager, with the real binary.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! What the service manager hears: that it opens, that it serves, that its writer turns or hangs, that it ends.
+//! The messages to the service manager: opening, serving, whether the writer runs or hangs, and ending.
 
 use std::{
     fs,
@@ -14,25 +14,25 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use sagad::proto::CreateSagaRequest;
 
-use crate::support::{self, Daemon, Launch, PATIENCE, needs, now};
+use crate::support::{self, Daemon, Launch, WAIT_MAX, needs, now};
 
-/// Something that a writer never does by itself: to be idle for so long.
+/// Longer than the writer is ever silent by itself.
 const WATCHDOG: Duration = Duration::from_secs(2);
 
-/// The manager's end of the socket.
-struct Manager(UnixDatagram);
+/// The manager's side of the socket.
+struct FakeServiceManager(UnixDatagram);
 
-impl Manager {
+impl FakeServiceManager {
     fn at(directory: &Path) -> (Self, String) {
         let path = directory.join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        (Manager(socket), path.to_str().unwrap().to_owned())
+        (FakeServiceManager(socket), path.to_str().unwrap().to_owned())
     }
 
     fn abstractly() -> (Self, String) {
         let name = format!("sagad-test-{}-{:?}", std::process::id(), std::thread::current().id());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        (Manager(socket), format!("@{name}"))
+        (FakeServiceManager(socket), format!("@{name}"))
     }
 
     /// The next message, if one comes in time.
@@ -43,12 +43,12 @@ impl Manager {
         Some(String::from_utf8(buffer[..length].to_vec()).unwrap())
     }
 
-    /// All messages up to the first that contains this, which has to come.
+    /// Waits for a message with this content; returns all messages up to it.
     fn until(&self, what: &str) -> Vec<String> {
         let begun = now();
         let mut heard = Vec::new();
         loop {
-            let left = PATIENCE.checked_sub(begun.elapsed()).unwrap_or_else(|| panic!("no {what} in {heard:?}"));
+            let left = WAIT_MAX.checked_sub(begun.elapsed()).unwrap_or_else(|| panic!("no {what} in {heard:?}"));
             heard.extend(self.hear(left));
             if heard.last().is_some_and(|news| news.contains(what)) {
                 return heard;
@@ -62,12 +62,12 @@ fn launch(data: &Path, socket: &str) -> Launch {
     Launch::on(data).env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", &micros)
 }
 
-/// A tracer that lets every sync of the daemon hang, until it is dropped.
-struct Hanging {
+/// A tracer that makes every sync of the daemon hang until it is dropped.
+struct HangingSyncs {
     strace: Child,
 }
 
-impl Hanging {
+impl HangingSyncs {
     fn begin(daemon: &Daemon, trace: &Path) -> Self {
         let (pid, file) = (daemon.pid().as_raw_nonzero().to_string(), trace.to_str().unwrap());
         let delay = "inject=fsync,fdatasync:delay_enter=300000000";
@@ -78,14 +78,14 @@ impl Hanging {
             .unwrap();
         let begun = now();
         while !all_traced(&pid) {
-            assert!(begun.elapsed() < PATIENCE, "strace does not attach");
+            assert!(begun.elapsed() < WAIT_MAX, "strace does not attach");
             std::thread::sleep(Duration::from_millis(10));
         }
-        Hanging { strace }
+        HangingSyncs { strace }
     }
 }
 
-/// The kernel says of each thread who traces it.
+/// True if each thread is traced, as the kernel reports.
 fn all_traced(pid: &str) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let mut states =
@@ -93,7 +93,7 @@ fn all_traced(pid: &str) -> bool {
     states.all(|status| !status.contains("TracerPid:\t0\n"))
 }
 
-impl Drop for Hanging {
+impl Drop for HangingSyncs {
     fn drop(&mut self) {
         let _ = kill_process(Pid::from_child(&self.strace), Signal::TERM);
         let _ = self.strace.wait();
@@ -101,48 +101,48 @@ impl Drop for Hanging {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_manager_hears_that_it_serves_lives_and_ends() {
+async fn the_service_manager_is_told_of_ready_watchdog_and_stopping() {
     let directory = tempfile::tempdir().unwrap();
-    let (manager, socket) = Manager::at(directory.path());
+    let (manager, socket) = FakeServiceManager::at(directory.path());
     let mut daemon = launch(&directory.path().join("data"), &socket).arg("--drain-grace=7s").start();
     let address = daemon.address();
     let ready = manager.until("READY=1").pop().unwrap();
     assert_eq!(ready, format!("READY=1\nSTATUS=serving gRPC on {address}"));
-    // It goes on, though nobody asks for anything.
+    // The messages continue without any call.
     for _ in 0..4 {
         manager.until("WATCHDOG=1");
     }
     daemon.terminate().await;
     let last = manager.until("STOPPING=1").pop().unwrap();
-    assert!(last.contains("\nEXTEND_TIMEOUT_USEC=12000000"), "the grace and a little more: {last}");
+    assert!(last.contains("\nEXTEND_TIMEOUT_USEC=12000000"), "the drain grace and a margin: {last}");
     assert_eq!(manager.hear(Duration::from_millis(100)), None, "nothing follows");
 }
 
 #[test]
-fn while_the_store_is_opened_it_asks_for_time() {
+fn opening_the_store_extends_the_start_timeout() {
     needs!("strace");
     let directory = tempfile::tempdir().unwrap();
-    let (manager, socket) = Manager::abstractly();
-    // Each sync of the new store takes a while, so that it is seen to be opened.
+    let (manager, socket) = FakeServiceManager::abstractly();
+    // Each sync takes a while, so that opening the new store takes long enough to be seen.
     let slow = ["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:delay_enter=300000"];
     let launch = launch(&directory.path().join("data"), &socket).traced(&directory.path().join("trace"), &slow);
     let daemon = launch.start();
     let heard = manager.until("READY=1");
     assert_eq!(heard[..2], ["STATUS=opening the store", "EXTEND_TIMEOUT_USEC=60000000"], "{heard:?}");
-    assert!(!heard.iter().any(|news| news.contains("WATCHDOG")), "nothing turns yet: {heard:?}");
+    assert!(!heard.iter().any(|news| news.contains("WATCHDOG")), "no watchdog message yet: {heard:?}");
     drop(daemon);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_writer_that_hangs_is_not_called_alive() {
+async fn a_hanging_writer_stops_the_watchdog_messages() {
     needs!("strace");
     let directory = tempfile::tempdir().unwrap();
-    let (manager, socket) = Manager::abstractly();
+    let (manager, socket) = FakeServiceManager::abstractly();
     let daemon = launch(&directory.path().join("data"), &socket).start();
     let address = daemon.address();
     manager.until("WATCHDOG=1");
 
-    let hanging = Hanging::begin(&daemon, &directory.path().join("trace"));
+    let hanging = HangingSyncs::begin(&daemon, &directory.path().join("trace"));
     let mut sagas = support::sagas(address).await;
     let change = tokio::spawn(async move { sagas.create_saga(CreateSagaRequest::default()).await });
     manager.until("STATUS=the writer has been silent");
@@ -151,12 +151,12 @@ async fn a_writer_that_hangs_is_not_called_alive() {
         let news = manager.hear(WATCHDOG / 4).unwrap_or_default();
         assert!(!news.contains("WATCHDOG=1"), "the writer hangs: {news}");
     }
-    assert!(!change.is_finished(), "nor is a change acknowledged meanwhile");
+    assert!(!change.is_finished(), "no change is acknowledged meanwhile");
 
-    // The disk is back: what waited is written, and the manager hears of it before it judges.
+    // The disk works again: the change is written, and a watchdog message is sent before the manager's timeout.
     drop(hanging);
     manager.until("STATUS=serving gRPC on");
     manager.until("WATCHDOG=1");
-    let told = PATIENCE.min(Duration::from_secs(30));
+    let told = WAIT_MAX.min(Duration::from_secs(30));
     tokio::time::timeout(told, change).await.expect("it is answered").unwrap().unwrap();
 }

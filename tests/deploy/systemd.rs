@@ -1,4 +1,4 @@
-//! The units: what they allow is what the daemon, and the backup, are seen to need.
+//! The systemd units: their restrictions allow what the daemon and the backup need.
 
 use std::{
     os::unix::process::ExitStatusExt,
@@ -12,16 +12,16 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What a command has to begin with to run under the filter of a unit, as a user who is not root.
+/// The begin of a command line that runs a program under the filter of a unit, as a user other than root.
 fn confined(unit: &str) -> Vec<PathBuf> {
-    // Debian's own Python: the library is a package of Debian's.
+    // Debian's Python, because the library is a Debian package.
     let python = PathBuf::from("/usr/bin/python3");
     let mut words = Vec::new();
     if rustix::process::geteuid().is_root() {
-        // SQLite gives its files to their directory's owner where it is root. The daemon is not.
+        // As root, SQLite gives its files to the directory's owner, which the daemon may not do.
         words.extend(["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"].map(PathBuf::from));
     }
-    words.extend([python, root().join("tests/deploy/confine.py"), root().join("deploy/systemd").join(unit)]);
+    words.extend([python, root().join("tests/deploy/run_under_filter.py"), root().join("deploy/systemd").join(unit)]);
     words
 }
 
@@ -31,18 +31,18 @@ fn succeeds(command: &mut Command) -> Output {
     output
 }
 
-/// A client command of the binary, from outside.
+/// Runs a client command outside of the filter.
 fn sagad(address: &str, words: &str) {
     succeeds(binary::sagad().args(["--server", address]).args(words.split(' ')));
 }
 
 #[tokio::test]
-async fn the_unit_lets_the_daemon_do_all_that_it_does() {
+async fn the_units_restrictions_allow_all_that_the_daemon_does() {
     needs!("systemd-analyze", "seccomp");
     let confined = confined("sagad.service");
     let directory = tempfile::tempdir().unwrap();
     let mut launch = Launch::on(&directory.path().join("data"));
-    // Small, so that it is restarted: that is work, too.
+    // A small log, so that it is restarted, which needs system calls, too.
     launch = launch.arg("--max-wal-bytes=1MiB");
     launch.wrapper = confined.into_iter().map(Into::into).collect();
     for _again in 0..2 {
@@ -67,7 +67,7 @@ async fn the_unit_lets_the_daemon_do_all_that_it_does() {
 }
 
 #[test]
-fn the_backup_s_unit_lets_it_copy_and_try_the_copy() {
+fn the_backup_units_restrictions_allow_a_backup_and_its_check() {
     needs!("systemd-analyze", "seccomp");
     let confined = confined("sagad-backup.service");
     let directory = tempfile::tempdir().unwrap();
@@ -87,7 +87,7 @@ fn the_backup_s_unit_lets_it_copy_and_try_the_copy() {
         names.sort();
         names
     };
-    // Older ones, and something that is none of its business.
+    // Older backups, and another file.
     std::fs::create_dir(&copies).unwrap();
     for name in ["sagad-20200101T000000Z.db", "sagad-20210101T000000Z.db", "sagad-before-upgrade.db"] {
         std::fs::write(copies.join(name), "").unwrap();
@@ -98,10 +98,10 @@ fn the_backup_s_unit_lets_it_copy_and_try_the_copy() {
     let kept = names();
     assert_eq!(kept.len(), 3, "{kept:?}");
     assert_eq!(kept[0], "sagad-20210101T000000Z.db", "the oldest is gone");
-    assert_eq!(kept[2], "sagad-before-upgrade.db", "what is not its own stays");
+    assert_eq!(kept[2], "sagad-before-upgrade.db", "files of others are kept");
     assert!(made.trim_end().ends_with(&kept[1]), "{made} {kept:?}");
 
-    // Nothing is removed for a copy that was not made, and nothing is left of it.
+    // A failed backup removes nothing and leaves nothing.
     drop(daemon);
     assert!(!backup("1", &server).status.success());
     assert_eq!(names(), kept);
@@ -109,10 +109,10 @@ fn the_backup_s_unit_lets_it_copy_and_try_the_copy() {
 }
 
 #[test]
-fn what_a_unit_does_not_let_through_is_noticed() {
+fn a_forbidden_system_call_ends_the_process() {
     needs!("systemd-analyze", "seccomp");
     let confined = confined("sagad.service");
-    // By this test's own interpreter, so that there is nothing else to go wrong.
+    // Run by the filter's own interpreter, so that nothing else can fail.
     for (call, signal) in [
         ("os.getpid()", None),
         ("os.chroot('/')", Some(libc_sigsys())),

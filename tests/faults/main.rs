@@ -1,5 +1,5 @@
-//! Kills, full and failing disks, stepped clocks, suspensions, restarts, hostile clients, and hours of load: what is
-//! promised has to hold. Takes minutes, and the whole machine: `.ci/slow` runs it.
+//! The promises under kills, full and failing disks, clock steps, suspensions, restarts, bad clients, and hours of load. Takes
+//! minutes and the whole machine: `.ci/slow` runs it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

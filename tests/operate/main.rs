@@ -1,10 +1,10 @@
-//! Running the daemon: metrics, logs and traces, `sagad top` and `sagad doctor`, and the documents that say how.
+//! Operating the daemon: metrics, logs, traces, `sagad top`, `sagad doctor`, and the documents.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod documents;
-mod figures;
+mod limits_page;
 mod ops;
 #[path = "../support/mod.rs"]
 mod support;
-mod topdoc;
+mod top_and_doctor;

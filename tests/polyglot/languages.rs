@@ -1,4 +1,4 @@
-//! The languages, and how each is built and started: by the commands of its own README, so that these are known to work.
+//! The languages. Each is built and started by the commands of its README, which are tested that way.
 
 use std::{
     fs,
@@ -15,15 +15,15 @@ use crate::{
 /// One language: a directory of `examples/`.
 #[derive(Debug)]
 pub struct Language {
-    /// The directory's name, and how the owners begin that its programs call themselves.
+    /// The directory's name, with which the default owners of its programs begin.
     pub name: &'static str,
-    /// As people write it.
+    /// The language's name.
     pub title: &'static str,
-    /// What has to be installed.
+    /// The tools that it needs.
     pub tools: &'static [&'static str],
-    /// How its code is named behind a fence of its page.
+    /// The name of its code blocks.
     pub code: &'static str,
-    /// Whether its gRPC library reads `proto/service_config.json`.
+    /// True if its gRPC library reads `proto/service_config.json`.
     pub has_service_config: bool,
 }
 
@@ -54,13 +54,12 @@ pub enum Role {
 }
 
 impl Language {
-    /// Where it lies.
     pub fn directory(&self) -> PathBuf {
         let here = || Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
         std::env::var_os("POLYGLOT_EXAMPLES").map_or_else(here, PathBuf::from).join(self.name)
     }
 
-    /// The one block of that kind under a heading of its README.
+    /// The only block of this kind under a heading of its README.
     pub fn block(&self, heading: &str, kind: &str) -> Block {
         let path = self.directory().join("README.md");
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -70,7 +69,7 @@ impl Language {
         blocks.remove(0)
     }
 
-    /// Builds it as its README tells to; returns how long that took, or what was said when it failed.
+    /// Builds it by its README; returns the time, or the output of a failure.
     pub fn build(&self) -> Result<Duration, String> {
         let begun = now();
         if !self.directory().join("README.md").exists() {
@@ -79,7 +78,7 @@ impl Language {
         let output = Command::new("bash")
             .args(["-euo", "pipefail", "-c", &self.block(INSTALL, "sh").text])
             .current_dir(self.directory())
-            // What the library has been compiled to already is not compiled again.
+            // Reuses the target directory, so that the library is not compiled again.
             .env("CARGO_TARGET_DIR", target())
             .output()
             .map_err(|error| error.to_string())?;
@@ -90,7 +89,7 @@ impl Language {
         Err(format!("{}\n{}\n{}", output.status, said(&output.stdout), said(&output.stderr)))
     }
 
-    /// The command that starts one of its programs.
+    /// The command that starts a program.
     pub fn command(&self, role: Role) -> Command {
         let block = self.block(RUN, "sh");
         let lines: Vec<_> = block.text.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -103,12 +102,12 @@ impl Language {
         self.start(line)
     }
 
-    /// The command that runs a line of its README, so that signals are for the program that it starts.
+    /// The command that runs a line of its README, so that signals reach the program.
     pub fn start(&self, line: &str) -> Command {
-        // Whoever runs the tests in the background may have SIGINT ignored, which is inherited, and which Java then keeps.
+        // In the background SIGINT may be ignored, which is inherited, and which Java keeps.
         let mut command = Command::new("env");
         command
-            // `exec`: signals are for the program, not for a shell around it.
+            // `exec`, so that signals reach the program and not a shell around it.
             .args(["--default-signal=INT,TERM", "bash", "-c", &format!("exec {line}")])
             .current_dir(self.directory())
             .env("CARGO_TARGET_DIR", target());
@@ -116,13 +115,13 @@ impl Language {
     }
 }
 
-/// Where this test was built: beside it lies what else cargo builds.
+/// Cargo's target directory, where this test was built.
 pub fn target() -> PathBuf {
     let binary = Path::new(SAGAD);
     binary.parent().and_then(Path::parent).expect("a binary lies in target/<profile>").to_owned()
 }
 
-/// Another version would be built once more, and not be looked at by `cargo deny`.
+/// Another version would be compiled again, and not be checked by `cargo deny`.
 #[test]
 fn rust_uses_the_versions_that_the_daemon_uses() {
     let versions = |path: &str| -> std::collections::BTreeSet<(String, String)> {

@@ -1,13 +1,13 @@
-//! The pages of `examples/`: the blocks that they show, every one of which is run. Where, is said by [`form`]: the commands that
-//! build and start the programs by all situations, the rest by `situations/page.rs`.
+//! The pages of `examples/` and their blocks, every one of which is run: the commands that build and start the programs by all
+//! situations, the rest by `situations/readme.rs`. [`form`] lists them.
 
 use crate::languages::Language;
 
-/// Where a page says how the language is installed and its client generated.
+/// The heading about installing the language and generating its client.
 pub const INSTALL: &str = "Install and generate";
-/// Where it starts the three programs, and gives them something to do.
+/// The heading about starting the three programs and giving them work.
 pub const RUN: &str = "Run";
-/// Where it has a whole program for the reader's own work.
+/// The heading with a program for the reader's own work.
 pub const OWN: &str = "A worker of your own";
 
 /// A fenced block.
@@ -15,9 +15,9 @@ pub const OWN: &str = "A worker of your own";
 pub struct Block {
     /// The heading of the second level that it is under.
     pub heading: String,
-    /// What stands behind the fence, such as `sh`.
+    /// The word after the fence, such as `sh`.
     pub kind: String,
-    /// Its lines, each with its end.
+    /// Its lines, with their ends.
     pub text: String,
     /// The last line of text before it.
     pub before: String,
@@ -50,26 +50,26 @@ pub fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
-/// The blocks that a language's page has, by heading and kind: all that the tests run, and nothing else.
+/// The blocks that a language's page must have, by heading and kind. The tests run all of them.
 pub fn form(language: &Language) -> Vec<(&'static str, &'static str)> {
     vec![(INSTALL, "sh"), (RUN, "sh"), (RUN, "console"), (OWN, language.code), (OWN, "sh"), (OWN, "console")]
 }
 
-/// A command of a `console` block, and what the page shows that it prints.
+/// A command of a `console` block, with its output on the page.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Shown {
+pub struct ShownCommand {
     /// Without the prompt.
     pub command: String,
-    /// Lines, each with its end.
+    /// Lines, with their ends.
     pub output: String,
 }
 
 /// The commands of a `console` block.
-pub fn session(text: &str) -> Vec<Shown> {
-    let mut session: Vec<Shown> = Vec::new();
+pub fn session(text: &str) -> Vec<ShownCommand> {
+    let mut session: Vec<ShownCommand> = Vec::new();
     for line in text.lines() {
         match (line.strip_prefix("$ "), session.last_mut()) {
-            (Some(command), _) => session.push(Shown { command: command.to_owned(), output: String::new() }),
+            (Some(command), _) => session.push(ShownCommand { command: command.to_owned(), output: String::new() }),
             (None, Some(shown)) => shown.output.push_str(&format!("{line}\n")),
             (None, None) => panic!("a `console` block begins with a command: {text}"),
         }
@@ -84,7 +84,7 @@ mod tests {
     use crate::languages::LANGUAGES;
 
     #[test]
-    fn blocks_are_found_with_heading_and_kind() {
+    fn blocks_are_parsed_with_heading_and_kind() {
         let page = "## A\ntext\n\n```sh\none\n```\n```console\n$ two\n```\n## B\n  ```\n## A\nthree\n```\n";
         let found = blocks(page);
         let found: Vec<_> =
@@ -95,12 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_commands_with_what_they_print() {
-        let shown = |command: &str, output: &str| Shown { command: command.to_owned(), output: output.to_owned() };
+    fn a_console_block_is_parsed_into_commands_and_output() {
+        let shown =
+            |command: &str, output: &str| ShownCommand { command: command.to_owned(), output: output.to_owned() };
         assert_eq!(session("$ one\n$ two\na\nb\n"), [shown("one", ""), shown("two", "a\nb\n")]);
     }
 
-    /// All pages below a directory, but those of installed packages and of what was built.
+    /// All pages below a directory, without installed packages and build output.
     fn pages(directory: &Path, found: &mut Vec<String>) {
         for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
             let name = entry.file_name().into_string().unwrap();
@@ -114,7 +115,7 @@ mod tests {
         }
     }
 
-    /// A block that no test runs is found here, whichever languages are installed.
+    /// Finds blocks that no test runs, whichever languages are installed.
     #[test]
     fn every_block_of_every_page_is_run() {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");

@@ -1,4 +1,4 @@
-//! One of the programs as a process: what it writes is gathered, it can be waited for, it gets signals.
+//! [`Program`]: a program as a process, with its events and its output.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -13,37 +13,36 @@ use serde_json::Value;
 
 use crate::support::now;
 
-/// How long a test waits for what has to happen. It only ever runs out when something is wrong, so it is generous.
-pub fn patience() -> Duration {
-    Duration::from_secs(std::env::var("POLYGLOT_PATIENCE").map_or(60, |seconds| seconds.parse().unwrap()))
+/// How long a test waits for something that must happen. It is only reached when something is wrong, so it is long.
+pub fn wait_max() -> Duration {
+    Duration::from_secs(std::env::var("POLYGLOT_WAIT_MAX").map_or(60, |seconds| seconds.parse().unwrap()))
 }
 
-/// All that a program has written.
+/// The output of a program so far.
 #[derive(Default)]
-struct Written {
+struct ProgramOutput {
     events: Vec<Value>,
-    /// Lines of stdout that are no events.
+    /// Lines of stdout that are not events.
     strange: Vec<String>,
     stderr: String,
 }
 
-/// A running program. It is killed when the test is over, however it ends.
+/// A running program. It is killed at the end of the test.
 pub struct Program {
     child: Child,
     name: String,
-    written: Arc<Mutex<Written>>,
+    written: Arc<Mutex<ProgramOutput>>,
     readers: Vec<JoinHandle<()>>,
 }
 
 impl Program {
-    /// Starts it.
     pub fn start(name: String, mut command: Command) -> Self {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("bash is there");
-        let written = Arc::new(Mutex::new(Written::default()));
+        let written = Arc::new(Mutex::new(ProgramOutput::default()));
         let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let (events, errors) = (written.clone(), written.clone());
-        // Both pipes are read to their ends, so that the program never waits for a reader.
+        // Both pipes are read to the end, so that the program never blocks on them.
         let readers = vec![
             thread::spawn(move || {
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -74,8 +73,8 @@ impl Program {
         self.written.lock().unwrap().stderr.clone()
     }
 
-    /// How many lines with the text it wrote to stderr so far.
-    pub fn said(&self, text: &str) -> usize {
+    /// The number of lines on stderr so far that contain the text.
+    pub fn stderr_count(&self, text: &str) -> usize {
         self.stderr().lines().filter(|line| line.contains(text)).count()
     }
 
@@ -89,11 +88,11 @@ impl Program {
         self.all(name).into_iter().filter(|event| event["task_id"] == task_id).collect()
     }
 
-    /// Waits for the first event that is wanted.
+    /// Waits for the first event for which `wanted` holds.
     pub async fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let begun = now();
         loop {
-            // Asked before the events are: what it wrote before it ended is there.
+            // Checked before the events are read, so that all events from before its end are seen.
             let ended = self.child.try_wait().unwrap();
             if ended.is_some() {
                 self.gather();
@@ -101,8 +100,8 @@ impl Program {
             if let Some(event) = self.events().into_iter().find(&wanted) {
                 return event;
             }
-            assert!(ended.is_none(), "{} has ended ({ended:?}) before: {what}{}", self.name, self.story());
-            assert!(begun.elapsed() < patience(), "{}: waited in vain: {what}{}", self.name, self.story());
+            assert!(ended.is_none(), "{} has ended ({ended:?}) before: {what}{}", self.name, self.all_output());
+            assert!(begun.elapsed() < wait_max(), "{}: waited in vain: {what}{}", self.name, self.all_output());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -118,7 +117,7 @@ impl Program {
         self.until(&what, |event| event["event"] == name && event["task_id"] == task_id).await
     }
 
-    /// Waits until it has written so many lines to stderr in which the text occurs; returns them.
+    /// Waits until stderr has this many lines with the text; returns them.
     pub async fn until_said(&mut self, text: &str, times: usize) -> Vec<String> {
         let begun = now();
         loop {
@@ -126,9 +125,9 @@ impl Program {
             if said.len() >= times {
                 return said;
             }
-            assert!(self.child.try_wait().unwrap().is_none(), "{} has ended{}", self.name, self.story());
+            assert!(self.child.try_wait().unwrap().is_none(), "{} has ended{}", self.name, self.all_output());
             let what = format!("{times} lines on stderr with `{text}`");
-            assert!(begun.elapsed() < patience(), "{}: waited in vain: {what}{}", self.name, self.story());
+            assert!(begun.elapsed() < wait_max(), "{}: waited in vain: {what}{}", self.name, self.all_output());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -141,45 +140,45 @@ impl Program {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+        kill_process(Pid::from_child(&self.child), signal).expect("the program runs");
     }
 
-    /// Kills it, and waits until it is gone.
+    /// Kills it and waits until it has ended.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.gather();
     }
 
-    /// Waits for its end; returns its exit code. All that it wrote to stdout has to be events.
+    /// Waits until it ends; returns its exit code. Its stdout must consist of events.
     pub async fn end(&mut self) -> i32 {
         let code = self.end_of_any().await;
         let strange = self.written.lock().unwrap().strange.clone();
-        assert!(strange.is_empty(), "{} wrote to stdout what is no event: {strange:?}", self.name);
+        assert!(strange.is_empty(), "{} wrote lines to stdout that are not events: {strange:?}", self.name);
         code
     }
 
-    /// Waits for its end, whatever it writes; returns its exit code.
+    /// Waits until it ends, whatever its stdout is; returns its exit code.
     pub async fn end_of_any(&mut self) -> i32 {
         let begun = now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 self.gather();
-                return status.code().unwrap_or_else(|| panic!("{}: {status}{}", self.name, self.story()));
+                return status.code().unwrap_or_else(|| panic!("{}: {status}{}", self.name, self.all_output()));
             }
-            assert!(begun.elapsed() < patience(), "{} does not end{}", self.name, self.story());
+            assert!(begun.elapsed() < wait_max(), "{} does not end{}", self.name, self.all_output());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Waits for an end that was asked for: its last event says so.
+    /// Waits until it ends after SIGTERM: its last event must be `drained`.
     pub async fn drained(&mut self) {
         let code = self.end().await;
         let last = self.events().pop().unwrap_or_default();
-        assert_eq!((code, &last["event"]), (0, &Value::from("drained")), "{}{}", self.name, self.story());
+        assert_eq!((code, &last["event"]), (0, &Value::from("drained")), "{}{}", self.name, self.all_output());
     }
 
-    /// Tells it to end, and waits until it has.
+    /// Sends SIGTERM and waits until it has ended.
     pub async fn drain(&mut self) {
         self.signal(Signal::TERM);
         self.drained().await;
@@ -191,8 +190,8 @@ impl Program {
         }
     }
 
-    /// All that it wrote, for whoever has to find out what went wrong.
-    pub fn story(&self) -> String {
+    /// All of its output, for the message of a failed test.
+    pub fn all_output(&self) -> String {
         let written = self.written.lock().unwrap();
         let events: Vec<_> = written.events.iter().map(Value::to_string).collect();
         let (events, strange) = (events.join("\n"), written.strange.join("\n"));
@@ -205,7 +204,7 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("{}", self.story());
+            eprintln!("{}", self.all_output());
         }
     }
 }

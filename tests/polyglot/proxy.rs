@@ -1,4 +1,4 @@
-//! A network that loses and delays answers, between a program and the daemon: what is asked always arrives.
+//! [`Proxy`]: loses and delays answers between the daemon and a program. Requests always arrive.
 
 use std::{
     net::SocketAddr,
@@ -18,26 +18,26 @@ use tokio::{
 use crate::support::now;
 
 #[derive(Default)]
-struct Ways {
-    mute: AtomicBool,
+struct AnswerPath {
+    drops_answers: AtomicBool,
     delay_ms: AtomicU64,
 }
 
-/// A listener that passes on to the daemon.
+/// A listener that forwards connections to the daemon.
 pub struct Proxy {
     address: SocketAddr,
-    ways: Arc<Ways>,
-    /// Each change cuts all connections there are.
+    ways: Arc<AnswerPath>,
+    /// Each change closes all connections.
     cut: watch::Sender<u64>,
 }
 
 impl Proxy {
-    /// Listens, and passes on to the address.
+    /// Starts a proxy for this address.
     pub async fn to(daemon: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (cut, cuts) = watch::channel(0);
-        let ways = Arc::new(Ways::default());
+        let ways = Arc::new(AnswerPath::default());
         let shared = ways.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -53,24 +53,24 @@ impl Proxy {
         self.address
     }
 
-    /// From now on no answer comes through.
-    pub fn mute(&self) {
-        self.ways.mute.store(true, Ordering::SeqCst);
+    /// Drops all answers from now on.
+    pub fn drop_answers(&self) {
+        self.ways.drops_answers.store(true, Ordering::SeqCst);
     }
 
-    /// Cuts the connections, and with them what was held back; new ones are as they should be.
-    pub fn cut(&self) {
+    /// Closes all connections and lets answers through on new ones.
+    pub fn close_connections(&self) {
         self.cut.send_modify(|cuts| *cuts += 1);
-        self.ways.mute.store(false, Ordering::SeqCst);
+        self.ways.drops_answers.store(false, Ordering::SeqCst);
     }
 
-    /// From now on each answer takes longer by this.
+    /// Delays each answer by this time from now on.
     pub fn delay(&self, delay: Duration) {
         self.ways.delay_ms.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::SeqCst);
     }
 }
 
-async fn pass(client: TcpStream, server: TcpStream, ways: Arc<Ways>, mut cuts: watch::Receiver<u64>) {
+async fn pass(client: TcpStream, server: TcpStream, ways: Arc<AnswerPath>, mut cuts: watch::Receiver<u64>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     cuts.mark_unchanged();
     let ((mut asked, client), (answered, mut server)) = (client.into_split(), server.into_split());
@@ -81,7 +81,7 @@ async fn pass(client: TcpStream, server: TcpStream, ways: Arc<Ways>, mut cuts: w
     }
 }
 
-async fn answers(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, ways: Arc<Ways>) {
+async fn answers(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, ways: Arc<AnswerPath>) {
     let (sender, mut held) = mpsc::unbounded_channel();
     let delays = ways.clone();
     let reading = async move {
@@ -96,8 +96,8 @@ async fn answers(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, ways
     let writing = async move {
         while let Some((due, bytes)) = held.recv().await {
             tokio::time::sleep_until(due.into()).await;
-            if ways.mute.load(Ordering::SeqCst) {
-                // Until the connection is cut, and this with it.
+            if ways.drops_answers.load(Ordering::SeqCst) {
+                // Waits until the connection is closed, which ends this task.
                 std::future::pending::<()>().await;
             }
             if to.write_all(&bytes).await.is_err() {

@@ -1,5 +1,4 @@
-//! `proto/service_config.json`: what gRPC libraries retry by themselves. That it says the right thing, and that the libraries do
-//! as it says.
+//! `proto/service_config.json`, which says what gRPC libraries retry: its content, and that the libraries follow it.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -13,31 +12,35 @@ use crate::{
     program::Program,
     support::{
         eventually,
-        fake::{Fake, refusal_for_now},
+        fake_coordinator::{FakeCoordinator, refusal_for_now},
     },
 };
 
-/// Longer than the test: within it a helper, which heeds this, does not try again. So whoever does is the library.
-const COME_BACK_IN: Duration = Duration::from_secs(600);
+/// Longer than the test: a worker that heeds this delay does not retry within the test, so any retry is the library's.
+const RETRY_DELAY: Duration = Duration::from_secs(600);
 
-/// A worker of a coordinator that refuses each claim for now.
-async fn refused(language: &'static Language, code: Code, reason: &'static str) -> (Program, std::sync::Arc<Fake>) {
-    let claim_next = Box::new(move |_, _: &_| Err(refusal_for_now(code, reason, COME_BACK_IN)));
-    let (client, fake) = Fake { claim_next, ..Fake::default() }.start().await;
+/// A worker whose coordinator refuses each claim with a retry delay.
+async fn refused(
+    language: &'static Language,
+    code: Code,
+    reason: &'static str,
+) -> (Program, std::sync::Arc<FakeCoordinator>) {
+    let claim_next = Box::new(move |_, _: &_| Err(refusal_for_now(code, reason, RETRY_DELAY)));
+    let (client, fake) = FakeCoordinator { claim_next, ..FakeCoordinator::default() }.start().await;
     let mut command = language.command(Role::Worker);
     command.env("SAGAD_SERVER", client.server()).env("SAGAD_OWNER", "w").env("SAGAD_TTL", "30");
     (Program::start(format!("{} worker `w`", language.name), command), fake)
 }
 
-/// The language's library takes the config: it repeats what is `UNAVAILABLE`, a few times, and nothing else.
+/// Asserts that the language's library follows the config: it retries `UNAVAILABLE` a few times, and nothing else.
 pub async fn is_heeded(language: &'static Language) {
     let (_worker, fake) = refused(language, Code::Unavailable, "SHUTTING_DOWN").await;
-    eventually("the library tries again", || async { (fake.seen().len() >= 4).then_some(()) }).await;
+    eventually("the library tries again", || async { (fake.calls_received().len() >= 4).then_some(()) }).await;
     let (_worker, other) = refused(language, Code::ResourceExhausted, "OVERLOADED").await;
-    eventually("it asks", || async { (!other.seen().is_empty()).then_some(()) }).await;
+    eventually("it asks", || async { (!other.calls_received().is_empty()).then_some(()) }).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(other.seen().len(), 1, "nothing else is repeated");
-    assert_eq!(fake.seen().len(), 4, "nor is that without end");
+    assert_eq!(other.calls_received().len(), 1, "nothing else is repeated");
+    assert_eq!(fake.calls_received().len(), 4, "the number of retries is limited");
 }
 
 fn config() -> Value {
@@ -45,14 +48,14 @@ fn config() -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// What is said about each name, `service` or `service/method`.
+/// The entry of each name, `service` or `service/method`.
 fn methods(config: &Value) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     for entry in config["methodConfig"].as_array().unwrap() {
         for name in entry["name"].as_array().unwrap() {
             let service = name["service"].as_str().unwrap();
             let key = name["method"].as_str().map_or(service.to_owned(), |method| format!("{service}/{method}"));
-            assert!(all.insert(key, entry.clone()).is_none(), "{name} is there twice");
+            assert!(all.insert(key, entry.clone()).is_none(), "{name} has two entries");
         }
     }
     all
@@ -80,7 +83,7 @@ fn unary_calls_are_retried_on_unavailable_alone_and_streams_never() {
             assert_eq!(policy["retryableStatusCodes"], serde_json::json!(["UNAVAILABLE"]), "{own}");
             let tries = policy["maxAttempts"].as_u64().unwrap();
             assert!((2..=5).contains(&tries), "{own}: libraries make at most 5 attempts");
-            // A wait in the coordinator may last a minute, and a call that waits has to outlast it.
+            // A claim may wait for a minute, so its timeout must be longer.
             let timeout: u64 = said["timeout"].as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
             assert_eq!(timeout > 60, ["ClaimNext", "PurgeSagas", "RevokePrincipal"].contains(&method.name()), "{own}");
         }

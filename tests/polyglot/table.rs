@@ -1,4 +1,4 @@
-//! What came of it, as a table: printed, written to `target/polyglot.md`, and held against the one in `examples/README.md`.
+//! [`Table`]: the results, which are printed, written to `target/polyglot.md`, and compared with the table in `examples/README.md`.
 
 use std::{collections::BTreeMap, env, fs, path::Path};
 
@@ -13,19 +13,19 @@ use crate::{
 const BEGIN: &str = "<!-- languages × situations, written by the tests -->\n";
 const END: &str = "<!-- end of the table -->\n";
 
-/// What became of one situation in one language.
+/// The result of one situation in one language.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cell {
+pub enum SituationResult {
     Passed,
-    /// With what was wrong.
+    /// With the error.
     Failed(String),
 }
 
-/// A run's results; the places are (situation, language).
+/// All results, by situation and language.
 pub struct Table {
     pub languages: Vec<&'static Language>,
     pub situations: Vec<&'static Situation>,
-    pub cells: BTreeMap<(usize, usize), Cell>,
+    pub cells: BTreeMap<(usize, usize), SituationResult>,
 }
 
 impl Table {
@@ -39,8 +39,8 @@ impl Table {
             text += &format!("| {} |", situation.title);
             for column in 0..self.languages.len() {
                 text += match self.cells.get(&(row, column)) {
-                    Some(Cell::Passed) => " ✓ |",
-                    Some(Cell::Failed(_)) => " **failed** |",
+                    Some(SituationResult::Passed) => " ✓ |",
+                    Some(SituationResult::Failed(_)) => " **failed** |",
                     None => " – |",
                 };
             }
@@ -49,25 +49,25 @@ impl Table {
         text
     }
 
-    /// Shows it, and keeps it in `target/`.
+    /// Prints the table and writes it to `target/`.
     pub fn write(&self) {
         eprintln!("\n{}", self.text());
         fs::write(target().join("polyglot.md"), self.text()).unwrap();
     }
 
-    /// What failed, in words.
+    /// The failures, as text.
     pub fn failures(&self) -> Vec<String> {
         let told = self.cells.iter().filter_map(|((row, column), cell)| match cell {
-            Cell::Passed => None,
-            Cell::Failed(why) => {
+            SituationResult::Passed => None,
+            SituationResult::Failed(why) => {
                 Some(format!("- {}, {}: {why}", self.languages[*column].name, self.situations[*row].name))
             }
         });
         told.collect()
     }
 
-    /// Fails unless it is complete and the page shows it; with `SAGAD_ACCEPT=1` it makes the page show it. One that
-    /// is not complete fails in CI, and elsewhere is not compared.
+    /// Fails unless the table is complete and equals the page's; with `SAGAD_ACCEPT=1` it is written to the page. An
+    /// incomplete table fails in CI, and elsewhere is not compared.
     pub fn is_what_the_readme_shows(&self) {
         if self.languages.len() < LANGUAGES.len() || self.situations.len() < SITUATIONS.len() {
             return tools::skip("not every language went through every situation");
@@ -88,7 +88,7 @@ impl Table {
     }
 }
 
-/// What a task said when it failed.
+/// The panic message of a failed task.
 pub fn panic_message(error: JoinError) -> String {
     match error.try_into_panic() {
         Ok(panic) => match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {

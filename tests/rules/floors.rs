@@ -1,4 +1,4 @@
-//! Which module may use which, read off the sources. Tests inside the sources may use anything.
+//! Which module may use which, read from the sources. Unit tests may use anything.
 
 use std::{
     collections::BTreeSet,
@@ -35,7 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &["std", "bytes", "chrono::DateTime", "chrono::SecondsFormat"];
 /// What the coordinator may use of other crates: a bounded map, and derived error messages.
 const PURE_COORDINATOR: &[&str] = &["std", "quick_cache", "thiserror::Error"];
-/// What of `std` is no data: clocks, files, the network, threads, and maps whose order is random.
+/// Parts of `std` that are not pure: clocks, files, the network, threads, and maps with random order.
 const IMPURE_STD: &[&str] =
     &["time::Instant", "time::SystemTime", "fs", "net", "io", "thread", "process", "env", "sync::mpsc"];
 /// Crates that are not for the store.
@@ -44,9 +44,9 @@ const NOT_IN_STORE: &[&str] = &["tonic", "prost", "tower", "http", "hyper", "cla
 /// One source file.
 struct Source {
     path: PathBuf,
-    /// Its place in the crate, such as `store::sqlite::decode`.
+    /// Its path in the crate, such as `store::sqlite::decode`.
     module: Vec<String>,
-    /// What it names by path, from the crate's root (`crate`) or another crate on.
+    /// The paths that it names, from the crate's root (`crate`) or from another crate.
     paths: BTreeSet<String>,
 }
 
@@ -86,11 +86,11 @@ fn read(path: PathBuf) -> Source {
 }
 
 pub(crate) fn without_comments(text: &str) -> String {
-    // A `//` inside a string is an address; what follows it on its line names no path.
+    // A `//` in a string belongs to an address; the rest of its line names no path.
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// Without what stands behind the first module of tests: they come last.
+/// The code before the first module of tests, which comes last.
 pub(crate) fn without_tests(code: &str) -> String {
     match code.find("#[cfg(test)]\nmod tests {") {
         Some(begin) => code[..begin].to_owned(),
@@ -98,7 +98,7 @@ pub(crate) fn without_tests(code: &str) -> String {
     }
 }
 
-/// All paths in some code: those of `use`, with their braces expanded, and those that stand in the code.
+/// All paths in some code: those of `use`, with braces expanded, and those elsewhere.
 fn paths(code: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = code;
@@ -116,7 +116,7 @@ fn paths(code: &str) -> Vec<String> {
     found
 }
 
-/// Where the next `use` begins, at the beginning of a line.
+/// The position of the next `use` at the beginning of a line.
 pub(crate) fn find_use(code: &str) -> Option<usize> {
     let mut place = 0;
     for line in code.split_inclusive('\n') {
@@ -159,7 +159,7 @@ pub(crate) fn expand(prefix: &str, tree: &str, found: &mut Vec<String>) {
     expand(&prefix, &inner[begin..], found);
 }
 
-/// A path from the crate's root on, or from another crate's; none if it begins with a name that is in scope.
+/// A path as one from the root of this or another crate; none if it begins with a local name.
 fn resolve(path: &str, module: &[String]) -> Option<String> {
     let mut parts: Vec<_> = path.split("::").collect();
     let first = *parts.first()?;
@@ -187,12 +187,12 @@ fn crates() -> &'static BTreeSet<String> {
 }
 
 impl Source {
-    /// Which part of the crate it belongs to; none of them are `main` and the list of modules.
+    /// The part of the crate it belongs to; `main.rs` and `lib.rs` belong to none.
     fn part(&self) -> Option<&str> {
         self.module.first().map(String::as_str).filter(|part| *part != "main")
     }
 
-    /// What it uses of a part of the crate, or of another crate.
+    /// A path that it uses of a part of the crate or of another crate.
     fn uses(&self, name: &str) -> Option<&String> {
         self.paths.iter().find(|path| *path == name || path.starts_with(&format!("{name}::")))
     }
@@ -205,7 +205,7 @@ fn of_part(name: &str) -> Vec<Source> {
 }
 
 #[test]
-fn paths_are_read() {
+fn use_paths_are_parsed() {
     let code = "pub(super) use a::{b, c::{self, d as e}};\nuse super::x;\nfn f() -> crate::y::Z { std::fs::read(1) }\n";
     assert_eq!(paths(code), ["a::b", "a::c::self", "a::c::d", "super::x", "crate::y::Z", "std::fs::read"]);
     let module = ["store".to_owned(), "sqlite".to_owned(), "rows".to_owned()];
@@ -218,7 +218,7 @@ fn paths_are_read() {
 fn each_part_uses_only_what_lies_below_it() {
     let parts: BTreeSet<_> = sources().iter().filter_map(|source| source.part().map(str::to_owned)).collect();
     let known: BTreeSet<_> = MAY_USE.iter().map(|(part, _)| (*part).to_owned()).collect();
-    assert_eq!(parts, known, "each part of the crate has its place");
+    assert_eq!(parts, known, "each part of the crate is in the table");
     for source in sources() {
         let Some(part) = source.part() else { continue };
         let (_, allowed) = MAY_USE.iter().find(|(name, _)| *name == part).unwrap();
@@ -233,7 +233,7 @@ fn each_part_uses_only_what_lies_below_it() {
 }
 
 #[test]
-fn no_part_is_above_itself() {
+fn the_dependency_table_has_no_circle() {
     for (part, allowed) in MAY_USE {
         let mut below: BTreeSet<&str> = allowed.iter().copied().collect();
         let mut size = 0;
@@ -267,7 +267,7 @@ fn the_domain_and_the_coordinator_are_pure() {
 }
 
 #[test]
-fn the_store_knows_nothing_of_the_wire() {
+fn the_store_uses_no_crate_of_the_wire() {
     for source in of_part("store") {
         for name in NOT_IN_STORE {
             assert_eq!(source.uses(name), None, "{}", source.path.display());
@@ -276,10 +276,10 @@ fn the_store_knows_nothing_of_the_wire() {
 }
 
 #[test]
-fn only_the_sqlite_store_speaks_sql() {
+fn only_the_sqlite_backend_uses_rusqlite() {
     for source in sources() {
         let inside = source.module.starts_with(&["store".to_owned(), "sqlite".to_owned()]);
-        // `check` and `restore` look at a store that no daemon has open.
+        // `check` and `restore` open a store that no daemon uses.
         let offline = source.part() == Some("cli");
         if !inside && !offline {
             assert_eq!(source.uses("rusqlite"), None, "{}", source.path.display());
@@ -287,7 +287,7 @@ fn only_the_sqlite_store_speaks_sql() {
     }
 }
 
-/// Code, without comments and tests, that holds one of these words: files by their paths below `src/`.
+/// Files whose code, without comments and tests, has one of these words; by their paths below `src/`.
 fn files_with(words: &[&str]) -> BTreeSet<String> {
     let holds = |code: &str| words.iter().any(|word| code.contains(word));
     let mut files = Vec::new();
@@ -299,7 +299,7 @@ fn files_with(words: &[&str]) -> BTreeSet<String> {
     files.iter().map(|path| path.strip_prefix(root().join("src")).unwrap().display().to_string()).collect()
 }
 
-/// Files are made for their owner alone, and not through links: there is one module for it.
+/// One module creates files: for their owner alone, and not through links.
 #[test]
 fn files_are_written_by_one_module() {
     let made = files_with(&[
@@ -325,14 +325,14 @@ fn files_are_written_by_one_module() {
     assert_eq!(made, ["private_files.rs", "proto/seeds.rs"].map(str::to_owned).into());
 }
 
-/// A connection that trusts nothing, and makes no file: there is one module for it.
+/// One module opens databases: without trusting their schema, and without creating a file.
 #[test]
 fn databases_are_opened_by_one_module() {
     let opened = files_with(&["Connection::open"]);
     assert_eq!(opened, ["store/sqlite/connection.rs"].map(str::to_owned).into());
 }
 
-/// What is printed is escaped where it is printed: by tables and lines of results, messages, logs, and the screen.
+/// Printed text is escaped where it is printed: in tables and lines of results, messages, logs, and the screen.
 #[test]
 fn few_files_write_to_a_terminal() {
     let printing = files_with(&["stdout()", "stderr()", "println!", "print!(", "comfy_table::Cell"]);
@@ -351,7 +351,7 @@ fn few_files_write_to_a_terminal() {
 }
 
 #[test]
-fn generated_types_stay_at_the_edge() {
+fn generated_types_are_used_only_in_the_outer_modules() {
     for source in sources() {
         let Some(part) = source.part() else { continue };
         let used: Vec<_> = source.paths.iter().filter(|path| path.starts_with("crate::proto")).collect();
@@ -370,7 +370,7 @@ fn generated_types_stay_at_the_edge() {
 }
 
 #[test]
-fn clocks_are_forbidden_and_only_two_files_are_excepted() {
+fn only_two_files_may_read_a_clock() {
     let clippy = fs::read_to_string(root().join("clippy.toml")).unwrap();
     for clock in
         ["chrono::Utc::now", "std::time::SystemTime::now", "std::time::Instant::now", "tokio::time::Instant::now"]
@@ -386,16 +386,16 @@ fn clocks_are_forbidden_and_only_two_files_are_excepted() {
         .filter(|path| fs::read_to_string(path).unwrap().contains("clippy::disallowed_methods"))
         .map(|path| path.strip_prefix(root().join("src")).unwrap().display().to_string())
         .collect();
-    // The coordinator's clock, and the one by which a client measures its own waiting.
+    // The coordinator's clock, and the one with which a client measures its own waiting.
     assert_eq!(excepted, ["client/time.rs", "clock.rs"].map(str::to_owned).into());
 }
 
-/// Tests of what a person reads: their names say which page or example, not which promise.
-const WITHOUT_NUMBERS: [&str; 2] = ["tests/client/worktrees.rs", "tests/operate/documents/run.rs"];
+/// Tests of pages and examples: their names don't begin with a promise's number.
+const WITHOUT_NUMBERS: [&str; 2] = ["tests/client/worktrees.rs", "tests/operate/documents/run_blocks.rs"];
 
-/// The table of promises in `ARCHITECTURE.md`: M1 to M17 are there, and each file that is named has a test of that name.
+/// The table of promises in `ARCHITECTURE.md` has M1 to M17, and each file in it has a test of that promise.
 #[test]
-fn each_promise_has_the_tests_that_are_told() {
+fn each_promise_has_the_tests_of_the_architecture_table() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let mut promised = 0;
     for row in text.lines().filter(|line| line.starts_with("| M")) {
@@ -405,7 +405,7 @@ fn each_promise_has_the_tests_that_are_told() {
         let files: Vec<&str> = cells[2].split('`').filter(|cell| cell.ends_with(".rs")).collect();
         let named = format!("fn m{promised}_");
         let shown = |file: &&&str| fs::read_to_string(root().join(file)).unwrap().contains(&named);
-        assert!(files.iter().any(|file| shown(&file)), "M{promised} is shown by no test");
+        assert!(files.iter().any(|file| shown(&file)), "M{promised} has no test");
         for file in files.iter().filter(|file| file.starts_with("tests/") && !WITHOUT_NUMBERS.contains(*file)) {
             assert!(shown(&file), "{file} has no test of M{promised}");
         }
@@ -413,10 +413,10 @@ fn each_promise_has_the_tests_that_are_told() {
     assert_eq!(promised, 17);
 }
 
-/// The table of promises and faults: `docs/maintainers/evidence.md` has the rows that `.ci/mutants` tries, each fault is in one of them, and
-/// each test is where it is said to be.
+/// The table of mutants in `docs/maintainers/evidence.md` has the rows of `.ci/mutants`, each mutant is in a row, and each test is
+/// in the named target.
 #[test]
-fn each_fault_has_a_test_that_is_tried_on_it() {
+fn each_mutant_has_a_test_in_the_evidence_table() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
     let script = read(".ci/mutants");
     let (_, table) = script.split_once("TABLE='\n").expect("the script's table");
@@ -434,7 +434,7 @@ fn each_fault_has_a_test_that_is_tried_on_it() {
     assert_eq!(
         tried.iter().map(|row| row[1]).collect::<BTreeSet<_>>(),
         faults,
-        "each fault is tried, and there is no other"
+        "the rows have exactly the mutants of src/mutants.rs"
     );
     let histories = read("tests/faults/histories/mod.rs");
     for row in &tried {
@@ -444,13 +444,13 @@ fn each_fault_has_a_test_that_is_tried_on_it() {
         let defined = format!("fn {test}(");
         let found = files.iter().any(|file| fs::read_to_string(file).unwrap().contains(&defined));
         assert!(found, "tests/{target} has no {test}");
-        if test == "each_broken_daemon_is_caught" {
+        if test == "each_mutant_is_detected" {
             assert!(histories.contains(&format!("(\"{fault}\", \"{promise}\")")), "{test} does not try {fault}");
         }
     }
-    // The promises of several coordinators, and of PostgreSQL, have no code yet.
+    // The promises of several coordinators and of PostgreSQL have no code yet.
     for number in (1..=18).filter(|number| ![15, 16].contains(number)) {
         let promise = format!("P{number}");
-        assert!(tried.iter().any(|row| row[0] == promise), "{promise} has no fault");
+        assert!(tried.iter().any(|row| row[0] == promise), "{promise} has no mutant");
     }
 }

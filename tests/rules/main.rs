@@ -1,5 +1,5 @@
-//! The rules without a store or a network: every situation of a saga, the coordinator on a virtual clock, and which
-//! module of `src/` may use which.
+//! The rules without a network: every situation of a saga, the coordinator on a virtual clock, and which module of `src/` may
+//! use which.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

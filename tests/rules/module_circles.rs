@@ -1,7 +1,7 @@
 //! No two modules of a folder use each other, directly or by way of others.
 //!
 //! The modules of a folder are its files, each folder in it as one, and its own `mod.rs`. Which module uses which is read
-//! off the paths in the sources; a path is followed through `pub use` to the file that declares the item. A `pub use` in a
+//! from the paths in the sources; a path is followed through `pub use` to the file that declares the item. A `pub use` in a
 //! `mod.rs` only wires the folder and does not count as a use, so a `mod.rs` whose code uses its children must not declare
 //! what they use.
 
@@ -13,7 +13,7 @@ use std::{
 
 use crate::floors::{collect, expand, find_use, root, without_comments, without_tests};
 
-/// The parts of the crate that this holds for: all that have more than one file.
+/// The parts of the crate that are checked: all with more than one file.
 const WITHOUT_CIRCLES: &[&str] = &[
     "client",
     "cli",
@@ -33,13 +33,13 @@ const WITHOUT_CIRCLES: &[&str] = &[
 /// The name of a folder's `mod.rs` among its modules.
 const MOD: &str = "mod";
 
-/// The place of a module in the crate, such as `["store", "sqlite"]`.
-type Place = Vec<String>;
+/// The path of a module in the crate, such as `["store", "sqlite"]`.
+type ModulePath = Vec<String>;
 
 /// Which modules use which, by name.
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
-/// The paths in one module's code, as they are written.
+/// The paths in one module's code.
 #[derive(Default)]
 struct Code {
     /// Of `pub use`.
@@ -51,7 +51,7 @@ struct Code {
 impl Code {
     fn read(code: &str) -> Self {
         let mut found = Code::default();
-        // Who may see an item is no use of it.
+        // The path of a visibility is no use.
         let parts = code.split("pub(in ").enumerate();
         let seen =
             parts.map(|(at, part)| if at == 0 { part } else { part.split_once(')').map_or(part, |(_, rest)| rest) });
@@ -72,21 +72,21 @@ impl Code {
     }
 }
 
-/// All modules of the crate, each with the places that its paths name.
+/// All modules of the crate, each with the modules that its paths name.
 struct Modules {
-    used: BTreeMap<Place, Vec<Place>>,
+    used: BTreeMap<ModulePath, Vec<ModulePath>>,
     /// By module: the items that it re-exports, by name, and where they come from.
-    reexported: BTreeMap<Place, BTreeMap<String, Place>>,
+    reexported: BTreeMap<ModulePath, BTreeMap<String, ModulePath>>,
 }
 
 impl Modules {
-    fn of(codes: &BTreeMap<Place, Code>) -> Self {
-        let places = |module: &Place, paths: &[String]| -> Vec<Place> {
+    fn of(codes: &BTreeMap<ModulePath, Code>) -> Self {
+        let places = |module: &ModulePath, paths: &[String]| -> Vec<ModulePath> {
             paths.iter().filter_map(|path| absolute(path, module, codes)).collect()
         };
         let used = codes.iter().map(|(module, code)| {
             let mut used = places(module, &code.used);
-            // What another file than a `mod.rs` re-exports, it uses.
+            // A re-export counts as a use, except in a `mod.rs`.
             if !is_folder(module, codes) {
                 used.extend(places(module, &code.reexported));
             }
@@ -99,10 +99,10 @@ impl Modules {
         Modules { used: used.collect(), reexported: reexported.collect() }
     }
 
-    /// The module that declares what stands at a place.
-    fn owner(&self, place: &[String]) -> Place {
+    /// The module that declares the item of a path.
+    fn owner(&self, place: &[String]) -> ModulePath {
         let mut place = place.to_vec();
-        // Re-exports of re-exports end after a few steps.
+        // Follows re-exports of re-exports, up to a few steps.
         for _ in 0..16 {
             let known = (0..=place.len()).rev().find(|length| self.used.contains_key(&place[..*length])).unwrap_or(0);
             let reexport = place.get(known).and_then(|item| self.reexported.get(&place[..known])?.get(item));
@@ -116,7 +116,7 @@ impl Modules {
 
     /// Which modules of a folder use which.
     fn of_folder(&self, folder: &[String]) -> Uses {
-        let name = |module: &Place| {
+        let name = |module: &ModulePath| {
             let inside = module.starts_with(folder);
             inside.then(|| module.get(folder.len()).cloned().unwrap_or_else(|| MOD.to_owned()))
         };
@@ -129,13 +129,13 @@ impl Modules {
         uses
     }
 
-    fn folders(&self) -> BTreeSet<Place> {
+    fn folders(&self) -> BTreeSet<ModulePath> {
         self.used.keys().filter(|module| module.len() > 1).map(|module| module[..module.len() - 1].to_vec()).collect()
     }
 }
 
-/// A path from the crate's root on; none if it leads out of the crate or begins with a name that is no module.
-fn absolute(path: &str, module: &Place, codes: &BTreeMap<Place, Code>) -> Option<Place> {
+/// A path from the crate's root; none if it leads out of the crate or begins with a name that is no module.
+fn absolute(path: &str, module: &ModulePath, codes: &BTreeMap<ModulePath, Code>) -> Option<ModulePath> {
     let mut parts: Vec<&str> = path.split("::").filter(|part| !part.is_empty()).collect();
     if parts.last() == Some(&"self") && parts.len() > 1 {
         parts.pop();
@@ -156,7 +156,7 @@ fn absolute(path: &str, module: &Place, codes: &BTreeMap<Place, Code>) -> Option
             }
         }
         first => {
-            let child: Place = module.iter().cloned().chain([first.to_owned()]).collect();
+            let child: ModulePath = module.iter().cloned().chain([first.to_owned()]).collect();
             if !codes.contains_key(&child) {
                 return None;
             }
@@ -166,20 +166,20 @@ fn absolute(path: &str, module: &Place, codes: &BTreeMap<Place, Code>) -> Option
     Some(place)
 }
 
-fn is_folder(module: &Place, codes: &BTreeMap<Place, Code>) -> bool {
+fn is_folder(module: &ModulePath, codes: &BTreeMap<ModulePath, Code>) -> bool {
     codes.keys().any(|other| other.len() > module.len() && other.starts_with(module))
 }
 
-fn place_of(path: &Path) -> Place {
+fn place_of(path: &Path) -> ModulePath {
     let inside = path.strip_prefix(root().join("src")).unwrap().with_extension("");
-    let mut place: Place = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    let mut place: ModulePath = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
     if place.last().is_some_and(|last| last == "mod") || place == ["lib"] {
         place.pop();
     }
     place
 }
 
-fn codes() -> BTreeMap<Place, Code> {
+fn codes() -> BTreeMap<ModulePath, Code> {
     let mut files: Vec<PathBuf> = Vec::new();
     collect(&root().join("src"), &mut files);
     files.retain(|path| path.file_name().unwrap() != "tests.rs");
@@ -187,8 +187,8 @@ fn codes() -> BTreeMap<Place, Code> {
     files.iter().map(|path| (place_of(path), Code::read(&code(path)))).collect()
 }
 
-/// The modules that use each other in a circle: those that are left when those that use none of the rest are taken away,
-/// one after the other, and likewise those that none of the rest use.
+/// The modules that use each other in a circle: those left after removing, again and again, all that use none of the others or
+/// are used by none of the others.
 fn circle(mut modules: Uses) -> BTreeSet<String> {
     loop {
         let left: BTreeSet<String> = modules.keys().cloned().collect();
@@ -203,12 +203,13 @@ fn circle(mut modules: Uses) -> BTreeSet<String> {
 
 /// The modules of a crate that has these files with this code.
 fn crate_of(files: &[(&str, &str)]) -> Modules {
-    let place = |path: &str| path.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect::<Place>();
+    let place =
+        |path: &str| path.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect::<ModulePath>();
     Modules::of(&files.iter().map(|(path, code)| (place(path), Code::read(code))).collect())
 }
 
 #[test]
-fn circles_are_found() {
+fn module_circles_are_detected() {
     let circle_in = |files: &[(&str, &str)]| circle(crate_of(files).of_folder(&["p".to_owned()]));
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
     let wiring = ("p", "mod a;\nmod b;\npub use a::A;\npub use b::B;\n");
@@ -227,7 +228,7 @@ fn circles_are_found() {
 fn no_modules_use_each_other_in_a_circle() {
     let modules = Modules::of(&codes());
     let transition = &modules.of_folder(&["domain".to_owned()])["transition"];
-    assert!(transition.contains("holder_operations"), "uses are read: {transition:?}");
+    assert!(transition.contains("holder_operations"), "uses are found: {transition:?}");
     let mut folders = 0;
     for folder in modules.folders() {
         if WITHOUT_CIRCLES.contains(&folder[0].as_str()) {
@@ -236,5 +237,5 @@ fn no_modules_use_each_other_in_a_circle() {
             assert_eq!(found, BTreeSet::new(), "these modules of {} use each other in a circle", folder.join("::"));
         }
     }
-    assert!(folders > 15, "the folders are read: {folders}");
+    assert!(folders > 15, "the folders are found: {folders}");
 }

@@ -1,4 +1,4 @@
-//! Due is done: no outcome depends on whether a sweep has been there.
+//! Due changes: no outcome depends on whether a sweep ran before.
 
 use sagad::{
     domain::{
@@ -13,22 +13,22 @@ use sagad::{
 };
 
 use super::{
-    bench::{Bench, Setup},
-    build::*,
+    builders::*,
+    test_store::{StoreSetup, TestStore},
 };
 
 on_every_backend! {
-    a_sweep_at_the_same_instant_changes_nothing
+    a_sweep_at_the_time_of_a_command_changes_no_outcome
     an_earlier_sweep_changes_no_outcome
-    what_was_queued_before_the_end_counts_before_it
+    a_command_queued_before_the_expiry_counts_as_before_it
     p6_an_absence_gives_grace
 }
 
-/// Its name, and how it comes about.
-type Situation = (&'static str, fn(&Bench) -> Saga);
+/// A name, and a function that makes the situation.
+type NamedSituation = (&'static str, fn(&TestStore) -> Saga);
 
-/// Situations in which something falls due after 30 s; each leaves the saga `a`, as it was last.
-const SITUATIONS: &[Situation] = &[
+/// Situations of the saga `a` in which something is due after 30 s.
+const SITUATIONS: &[NamedSituation] = &[
     ("delayed", |b| {
         let mut late = undoable("a", &["x"]);
         late.delay = TTL;
@@ -82,14 +82,14 @@ const SITUATIONS: &[Situation] = &[
     }),
 ];
 
-fn running(bench: &Bench, policy: Policy) -> Saga {
+fn running(store: &TestStore, policy: Policy) -> Saga {
     let mut saga = undoable("a", &["x"]);
     saga.policy = policy;
-    bench.sagas(create([saga]));
-    bench.saga(claim("a", "w"))
+    store.sagas(create([saga]));
+    store.saga(claim("a", "w"))
 }
 
-/// Everything that can be asked about it; what is asked under a lease, under the last one that it had.
+/// All commands for a saga, those under a lease by its last holder.
 fn commands(saga: &Saga) -> Vec<Command> {
     let mut all = vec![
         claim("a", "w"),
@@ -130,10 +130,10 @@ fn commands(saga: &Saga) -> Vec<Command> {
     all
 }
 
-/// At least as many commands as there are.
+/// An upper bound of the number of commands.
 const COMMANDS: usize = 32;
 
-/// What an outcome amounts to, whatever the times in it.
+/// An outcome without its times.
 fn gist(outcome: &Result<Answer, StoreError>) -> String {
     match outcome {
         Ok(Answer::Sagas(sagas)) => format!("{} sagas", sagas.len()),
@@ -149,16 +149,16 @@ fn shape(saga: &Saga) -> (State, u32, u32, u32, Option<bool>, Vec<bool>) {
     (saga.state, saga.attempt, saga.expirations, saga.failures, live, settled)
 }
 
-fn a_sweep_at_the_same_instant_changes_nothing(bench: Bench) {
+fn a_sweep_at_the_time_of_a_command_changes_no_outcome(store: TestStore) {
     let mut turn = 0;
     for (name, situate) in SITUATIONS {
         for after in [TTL, secs(31), secs(7200)] {
             for n in 0..COMMANDS {
                 turn += 1;
-                if turn % bench.thinned_by() != 0 {
+                if turn % store.thinned_by() != 0 {
                     continue;
                 }
-                let (swept, unswept) = (bench.fresh(), bench.fresh());
+                let (swept, unswept) = (store.fresh(), store.fresh());
                 let saga = situate(&unswept);
                 assert_eq!(situate(&swept), saga);
                 let Some(command) = commands(&saga).into_iter().nth(n) else { break };
@@ -174,15 +174,15 @@ fn a_sweep_at_the_same_instant_changes_nothing(bench: Bench) {
     }
 }
 
-fn an_earlier_sweep_changes_no_outcome(bench: Bench) {
+fn an_earlier_sweep_changes_no_outcome(store: TestStore) {
     let mut turn = 0;
     for (name, situate) in SITUATIONS {
         for n in 0..COMMANDS {
             turn += 1;
-            if turn % bench.thinned_by() != 0 {
+            if turn % store.thinned_by() != 0 {
                 continue;
             }
-            let (swept, unswept) = (bench.fresh(), bench.fresh());
+            let (swept, unswept) = (store.fresh(), store.fresh());
             let saga = situate(&unswept);
             situate(&swept);
             let Some(command) = commands(&saga).into_iter().nth(n) else { break };
@@ -198,43 +198,43 @@ fn an_earlier_sweep_changes_no_outcome(bench: Bench) {
     }
 }
 
-fn what_was_queued_before_the_end_counts_before_it(bench: Bench) {
-    bench.sagas(create([creation("a"), creation("b")]));
-    let a = bench.saga(claim("a", "w"));
-    let b = bench.saga(claim("b", "w"));
-    bench.tick(us(TTL.micros() - 1));
-    // Neither has been taken up when the clock passes the leases' end; both arrived before it.
-    let beat = bench.hold_unsettled(heartbeat(&a));
-    let release = bench.hold_unsettled(release(&b, Span::ZERO));
-    bench.advance(us(1));
+fn a_command_queued_before_the_expiry_counts_as_before_it(store: TestStore) {
+    store.sagas(create([creation("a"), creation("b")]));
+    let a = store.saga(claim("a", "w"));
+    let b = store.saga(claim("b", "w"));
+    store.tick(us(TTL.micros() - 1));
+    // The clock passes the expiry before the writer takes either command; both arrived before the expiry.
+    let beat = store.hold_unsettled(heartbeat(&a));
+    let release = store.hold_unsettled(release(&b, Span::ZERO));
+    store.advance(us(1));
     assert!(beat.answer().is_ok());
     assert!(release.answer().is_ok());
-    assert_eq!(bench.get("a").unwrap().expirations, 0);
-    assert_eq!(bench.get("b").unwrap().state, State::Planned);
+    assert_eq!(store.get("a").unwrap().expirations, 0);
+    assert_eq!(store.get("b").unwrap().state, State::Planned);
 }
 
-fn p6_an_absence_gives_grace(bench: Bench) {
-    let bench = bench.reopened_with(Setup { restart_grace: secs(10), ..Setup::default() });
-    bench.sagas(create([creation("a"), creation("b")]));
-    bench.sagas(create([undoable("c", &["x"])]));
-    let a = bench.saga(claim("a", "w"));
-    bench.saga(claim("b", "w"));
-    bench.saga(claim_with("c", "w", LeasePurpose::Compensate, secs(1)));
-    bench.advance(TTL);
-    // Nobody could heartbeat: every lease gets its grace, and is refused to others meanwhile.
+fn p6_an_absence_gives_grace(store: TestStore) {
+    let store = store.reopened_with(StoreSetup { restart_grace: secs(10), ..StoreSetup::default() });
+    store.sagas(create([creation("a"), creation("b")]));
+    store.sagas(create([undoable("c", &["x"])]));
+    let a = store.saga(claim("a", "w"));
+    store.saga(claim("b", "w"));
+    store.saga(claim_with("c", "w", LeasePurpose::Compensate, secs(1)));
+    store.advance(TTL);
+    // No heartbeat was possible, so every lease gets the grace, and claims by others are refused.
     for (id, expirations) in [("a", 0), ("b", 0)] {
-        assert!(matches!(bench.refusal(claim(id, "v")), sagad::domain::rejection::Rejection::LeaseHeld { .. }));
-        assert_eq!(bench.get(id).unwrap().expirations, expirations);
+        assert!(matches!(store.refusal(claim(id, "v")), sagad::domain::rejection::Rejection::LeaseHeld { .. }));
+        assert_eq!(store.get(id).unwrap().expirations, expirations);
     }
-    assert_eq!(bench.get("a").unwrap().lease.unwrap().expire_time, a.lease.as_ref().unwrap().expire_time);
-    bench.lease(heartbeat(&a));
-    // In steps that are no absence.
+    assert_eq!(store.get("a").unwrap().lease.unwrap().expire_time, a.lease.as_ref().unwrap().expire_time);
+    store.lease(heartbeat(&a));
+    // In steps too short to count as an absence.
     for _ in 0..10 {
-        bench.advance(us(999_999));
+        store.advance(us(999_999));
     }
-    assert!(bench.get("b").unwrap().reported_stale().is_none());
-    bench.advance(us(10));
-    assert!(bench.get("a").unwrap().reported_stale().is_none());
-    assert!(bench.get("b").unwrap().reported_stale().is_some());
-    assert!(bench.get("c").unwrap().reported_stale().is_some());
+    assert!(store.get("b").unwrap().reported_stale().is_none());
+    store.advance(us(10));
+    assert!(store.get("a").unwrap().reported_stale().is_none());
+    assert!(store.get("b").unwrap().reported_stale().is_some());
+    assert!(store.get("c").unwrap().reported_stale().is_some());
 }

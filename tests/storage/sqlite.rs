@@ -1,4 +1,4 @@
-//! What only a store on disk has to hold: reopening, crashes, foreign files, damage, its log.
+//! Tests of the SQLite backend only: reopening, crashes, foreign files, damage, and its log.
 
 use std::{
     fs,
@@ -29,33 +29,33 @@ use sagad::{
 use tempfile::TempDir;
 
 use super::{
-    bench::{Bench, START, Setup},
-    build::*,
+    builders::*,
+    test_store::{START, StoreSetup, TestStore},
 };
 
 const HUGE: Revision = Revision(i64::MAX);
 
-/// A store in which something is in every state.
-pub fn populate(bench: &Bench) {
+/// Creates sagas in every state.
+pub fn populate(store: &TestStore) {
     let mut rich = undoable("rich", &["x", "y"]);
     rich.labels = labels(&[("team", "a")]);
     rich.payload = blob("payload");
-    bench.sagas(create([rich, undoable("undoing", &["x"]), undoable("done", &["x"]), creation("parked")]));
-    bench.sagas(create(["planned", "reserved", "stale"].map(creation)));
-    let rich = bench.saga(claim("rich", "w"));
+    store.sagas(create([rich, undoable("undoing", &["x"]), undoable("done", &["x"]), creation("parked")]));
+    store.sagas(create(["planned", "reserved", "stale"].map(creation)));
+    let rich = store.saga(claim("rich", "w"));
     let operation =
         sagad::domain::command::HolderOperation::Heartbeat { ttl: Some(secs(90)), progress: Some(blob("half")) };
-    bench.lease(held(&rich, operation));
-    bench.saga(register(&rich, &["z"]));
-    bench.saga(claim_undo("undoing", "w"));
-    let done = bench.saga(claim("done", "w"));
-    bench.saga(complete(&done));
-    bench.saga(park("parked"));
-    bench.saga(amend("parked", "looked at"));
-    bench.saga(dispatch("reserved", "w", secs(600)));
-    bench.saga(claim_with("stale", "w", sagad::domain::lease::LeasePurpose::Execute, secs(1)));
-    bench.advance(secs(1));
-    bench.submit(pause("q", true)).unwrap();
+    store.lease(held(&rich, operation));
+    store.saga(register(&rich, &["z"]));
+    store.saga(claim_undo("undoing", "w"));
+    let done = store.saga(claim("done", "w"));
+    store.saga(complete(&done));
+    store.saga(quarantine("parked"));
+    store.saga(amend("parked", "looked at"));
+    store.saga(dispatch("reserved", "w", secs(600)));
+    store.saga(claim_with("stale", "w", sagad::domain::lease::LeasePurpose::Execute, secs(1)));
+    store.advance(secs(1));
+    store.submit(pause("q", true)).unwrap();
 }
 
 const TASKS: [&str; 7] = ["rich", "undoing", "done", "parked", "planned", "reserved", "stale"];
@@ -64,7 +64,7 @@ fn copy_dir(from: &Path) -> Arc<TempDir> {
     let to = tempfile::tempdir().unwrap();
     for file in fs::read_dir(from).unwrap() {
         let file = file.unwrap();
-        // Not its shared memory: a crash of the machine loses it, and one of the process makes it worthless.
+        // Without the shared memory, which is lost in a crash of the machine and useless after one of the process.
         if file.file_name() != "sagad.db-shm" {
             fs::copy(file.path(), to.path().join(file.file_name())).unwrap();
         }
@@ -72,10 +72,10 @@ fn copy_dir(from: &Path) -> Arc<TempDir> {
     Arc::new(to)
 }
 
-/// Ends what runs beside a test, were it by a panic.
-struct Stop(Arc<AtomicBool>);
+/// Stops a background thread, also when the test panics.
+struct StopOnDrop(Arc<AtomicBool>);
 
-impl Drop for Stop {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -83,42 +83,42 @@ impl Drop for Stop {
 
 #[test]
 fn m10_reopening_preserves_everything() {
-    let bench = Bench::sqlite();
-    populate(&bench);
-    let everything = |bench: &Bench| {
-        let sagas = TASKS.map(|id| bench.get(id).unwrap());
-        let stale = bench.wait(bench.store.stale(Vec::new(), Revision::ZERO, HUGE, PageBounds::of_sagas(10))).unwrap();
-        let queues = bench.wait(bench.store.queues(None, 100)).unwrap();
-        (sagas, bench.history(), stale, queues)
+    let store = TestStore::sqlite();
+    populate(&store);
+    let everything = |store: &TestStore| {
+        let sagas = TASKS.map(|id| store.get(id).unwrap());
+        let stale = store.wait(store.handle.stale(Vec::new(), Revision::ZERO, HUGE, PageBounds::of_sagas(10))).unwrap();
+        let queues = store.wait(store.handle.queues(None, 100)).unwrap();
+        (sagas, store.history(), stale, queues)
     };
-    let before = everything(&bench);
+    let before = everything(&store);
     let next_before = before.1.last().unwrap().revision.after(1);
-    let bench = bench.reopened();
-    assert_eq!(everything(&bench), before);
-    let bench = bench.reopened();
-    assert_eq!(everything(&bench), before);
-    // A clean end leaves no gap.
-    assert_eq!(bench.sagas(create([creation("new")]))[0].revision, next_before);
-    assert_eq!(bench.tasks(next(&["q"], "w")), [""; 0], "the queue is still paused");
+    let store = store.reopened();
+    assert_eq!(everything(&store), before);
+    let store = store.reopened();
+    assert_eq!(everything(&store), before);
+    // A clean shutdown leaves no gap in the revisions.
+    assert_eq!(store.sagas(create([creation("new")]))[0].revision, next_before);
+    assert_eq!(store.tasks(next(&["q"], "w")), [""; 0], "the queue is still paused");
 }
 
 #[test]
-fn p1_p9_after_a_crash_everything_is_there_and_revisions_are_above_all_given() {
-    let bench = Bench::sqlite();
-    populate(&bench);
-    let (history, sagas) = (bench.history(), TASKS.map(|id| bench.get(id)));
+fn p1_p9_after_a_crash_nothing_is_lost_and_revisions_only_grow() {
+    let store = TestStore::sqlite();
+    populate(&store);
+    let (history, sagas) = (store.history(), TASKS.map(|id| store.get(id)));
     let head = history.last().unwrap().revision;
-    let copy = copy_dir(&bench.data());
-    // What the crashed one gave after its last sync to the copy: as if the log had lost its tail.
-    let lost = bench.sagas(create([creation("lost")])).remove(0);
-    bench.close();
+    let copy = copy_dir(&store.data());
+    // Revisions that were assigned after the copy: as if the log had lost its tail.
+    let lost = store.sagas(create([creation("lost")])).remove(0);
+    store.close();
 
-    let again = Bench::open_dir(copy.clone(), Setup::default(), START);
+    let again = TestStore::open_dir(copy.clone(), StoreSetup::default(), START);
     assert_eq!(again.history(), history);
     assert_eq!(TASKS.map(|id| again.get(id)), sagas);
     let next = again.sagas(create([creation("next")])).remove(0);
-    assert!(next.revision > lost.revision, "{} was given before", lost.revision);
-    // Nobody can resume from a revision that is in the gap; from either edge everybody can.
+    assert!(next.revision > lost.revision, "{} was assigned before", lost.revision);
+    // A watch can't resume from a revision in the gap, but from both of its ends.
     let after =
         |revision| again.events(EventQuery { after: revision, through: HUGE, limit: 9, ..EventQuery::default() });
     assert_eq!(after(lost.revision), Err(StoreError::UnknownRevision { head: next.revision }));
@@ -126,12 +126,12 @@ fn p1_p9_after_a_crash_everything_is_there_and_revisions_are_above_all_given() {
     assert_eq!(after(head).unwrap().len(), 1);
     assert_eq!(after(next.revision), Ok(vec![]));
 
-    // Crash upon crash, without anything given between them.
+    // Two crashes without an assigned revision between them.
     let twice = copy_dir(&again.data());
-    let twice = Bench::open_dir(twice, Setup::default(), START);
-    // It reserves before it gives anything, but not before it is open.
+    let twice = TestStore::open_dir(twice, StoreSetup::default(), START);
+    // Revisions are reserved before the first one is assigned, but not while the store is opened.
     twice.settle();
-    let thrice = Bench::open_dir(copy_dir(&twice.data()), Setup::default(), START);
+    let thrice = TestStore::open_dir(copy_dir(&twice.data()), StoreSetup::default(), START);
     let last = thrice.sagas(create([creation("last")])).remove(0);
     assert!(last.revision.0 > next.revision.0 + (1 << 24));
     let after =
@@ -145,57 +145,57 @@ fn p1_p9_after_a_crash_everything_is_there_and_revisions_are_above_all_given() {
 
 #[test]
 fn p6_the_clock_never_goes_back() {
-    let bench = Bench::sqlite();
-    bench.sagas(create([creation("a")]));
-    let claimed = bench.saga(claim("a", "w"));
-    bench.advance(secs(20));
-    let last = bench.lease(heartbeat(&claimed)).lease.heartbeat_time;
-    let copy = copy_dir(&bench.data());
-    bench.close();
+    let store = TestStore::sqlite();
+    store.sagas(create([creation("a")]));
+    let claimed = store.saga(claim("a", "w"));
+    store.advance(secs(20));
+    let last = store.lease(heartbeat(&claimed)).lease.heartbeat_time;
+    let copy = copy_dir(&store.data());
+    store.close();
 
     // The wall clock was set back by years.
     let past = Timestamp::from_micros(1000);
-    let after_crash = Bench::open_dir(copy, Setup::default(), past);
-    assert!(after_crash.now() > last, "later than the last heartbeat, though that is no event");
+    let after_crash = TestStore::open_dir(copy, StoreSetup::default(), past);
+    assert!(after_crash.now() > last, "later than the last heartbeat, although that is no event");
 }
 
 #[test]
-fn p6_a_clean_end_keeps_the_clock() {
-    let bench = Bench::sqlite();
-    bench.advance(secs(3600));
-    let closed_at = bench.now();
-    let held = bench.keep();
-    bench.close();
-    let again = Bench::open_dir(held, Setup::default(), Timestamp::from_micros(1000));
+fn p6_a_clean_shutdown_keeps_the_clock() {
+    let store = TestStore::sqlite();
+    store.advance(secs(3600));
+    let closed_at = store.now();
+    let held = store.keep();
+    store.close();
+    let again = TestStore::open_dir(held, StoreSetup::default(), Timestamp::from_micros(1000));
     assert!(again.now() >= closed_at);
 }
 
 #[test]
-fn p6_a_restart_gives_grace_and_counts_once() {
-    let setup = Setup { restart_grace: secs(10), ..Setup::default() };
-    let bench = Bench::sqlite_with(setup);
-    bench.sagas(create([creation("a"), creation("b")]));
-    let a = bench.saga(claim("a", "w"));
-    bench.saga(claim("b", "w"));
-    // Away for an hour: the clock stands where it stood, so move it on while nobody looks.
-    let held = bench.keep();
-    let now = bench.now().plus(secs(3600));
-    bench.close();
-    let bench = Bench::open_dir(held, setup, now);
-    assert!(matches!(bench.refusal(claim("a", "v")), Rejection::LeaseHeld { .. }));
-    assert_eq!(bench.get("a").unwrap().lease, a.lease, "what is stored is as it was");
+fn p6_a_restart_gives_grace_and_an_expiry_counts_once() {
+    let setup = StoreSetup { restart_grace: secs(10), ..StoreSetup::default() };
+    let store = TestStore::sqlite_with(setup);
+    store.sagas(create([creation("a"), creation("b")]));
+    let a = store.saga(claim("a", "w"));
+    store.saga(claim("b", "w"));
+    // Away for an hour. The test's clock did not move, so it is moved now, while the store is closed.
+    let held = store.keep();
+    let now = store.now().plus(secs(3600));
+    store.close();
+    let store = TestStore::open_dir(held, setup, now);
+    assert!(matches!(store.refusal(claim("a", "v")), Rejection::LeaseHeld { .. }));
+    assert_eq!(store.get("a").unwrap().lease, a.lease, "the stored lease is unchanged");
     for _ in 0..10 {
-        bench.advance(us(999_000));
+        store.advance(us(999_000));
     }
-    bench.lease(heartbeat(&a));
+    store.lease(heartbeat(&a));
     for _ in 0..2 {
-        bench.advance(us(999_000));
+        store.advance(us(999_000));
     }
-    assert_eq!(bench.get("a").unwrap().expirations, 0);
-    assert_eq!(bench.get("b").unwrap().expirations, 1);
-    let bench = bench.reopened();
-    bench.settle();
-    assert_eq!(bench.get("b").unwrap().expirations, 1);
+    assert_eq!(store.get("a").unwrap().expirations, 0);
+    assert_eq!(store.get("b").unwrap().expirations, 1);
+    let store = store.reopened();
+    store.settle();
+    assert_eq!(store.get("b").unwrap().expirations, 1);
 }
 
 /// Opens a small store.
@@ -209,12 +209,12 @@ fn open_error(data: &Path) -> OpenError {
 }
 
 #[test]
-fn p8_what_is_not_ours_or_not_whole_is_refused_and_untouched() {
-    let bench = Bench::sqlite();
-    populate(&bench);
-    bench.sagas(create((0..500).map(|n| creation(&format!("t{n}")))));
-    let held = bench.keep();
-    bench.close();
+fn p8_a_foreign_or_damaged_file_is_refused_and_not_changed() {
+    let store = TestStore::sqlite();
+    populate(&store);
+    store.sagas(create((0..500).map(|n| creation(&format!("t{n}")))));
+    let held = store.keep();
+    store.close();
     let good = fs::read(held.path().join("sagad.db")).unwrap();
 
     let with_pragma = |pragma: &str| {
@@ -251,83 +251,83 @@ fn p8_what_is_not_ours_or_not_whole_is_refused_and_untouched() {
             _ => matches!(error, OpenError::Damaged { .. }),
         };
         assert!(expected, "{name}: {error:?}");
-        assert!(fs::read(&path).unwrap() == bytes, "{name} was touched");
+        assert!(fs::read(&path).unwrap() == bytes, "{name} was changed");
         assert!(!dir.path().join("sagad.db-wal").exists(), "{name}: a log was made");
     }
 }
 
 #[test]
-fn p8_a_second_one_is_refused_while_the_first_runs() {
-    let bench = Bench::sqlite();
-    bench.sagas(create([creation("a")]));
-    assert!(matches!(open_error(&bench.data()), OpenError::Locked { .. }));
-    bench.sagas(create([creation("b")]));
-    let held = bench.keep();
-    bench.close();
-    let again = Bench::open_dir(held, Setup::default(), START);
+fn p8_a_second_writer_is_refused_while_the_first_runs() {
+    let store = TestStore::sqlite();
+    store.sagas(create([creation("a")]));
+    assert!(matches!(open_error(&store.data()), OpenError::Locked { .. }));
+    store.sagas(create([creation("b")]));
+    let held = store.keep();
+    store.close();
+    let again = TestStore::open_dir(held, StoreSetup::default(), START);
     assert!(again.get("b").is_some());
 }
 
 #[test]
-fn a_damaged_row_is_corrupt_by_itself() {
-    let bench = Bench::sqlite();
+fn a_damaged_row_is_an_error_of_its_own_saga_only() {
+    let store = TestStore::sqlite();
     let mut first = placed("broken", "q", 9);
     first.compensations = specs(&["x"]);
-    bench.sagas(create([first]));
-    bench.sagas(create([creation("a"), creation("b")]));
-    bench.sagas(create([placed("due", "p", 0)]));
-    bench.saga(claim_with("due", "w", sagad::domain::lease::LeasePurpose::Execute, secs(1)));
-    let damage = Connection::open(bench.data().join("sagad.db")).unwrap();
+    store.sagas(create([first]));
+    store.sagas(create([creation("a"), creation("b")]));
+    store.sagas(create([placed("due", "p", 0)]));
+    store.saga(claim_with("due", "w", sagad::domain::lease::LeasePurpose::Execute, secs(1)));
+    let damage = Connection::open(store.data().join("sagad.db")).unwrap();
     damage.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
     damage.execute_batch("PRAGMA ignore_check_constraints = 1").unwrap();
     let statement = "UPDATE saga SET on_stale = 99 WHERE task_id IN ('broken', 'due')";
     damage.execute_batch(statement).unwrap();
     drop(damage);
-    // What a writer has in memory it does not read again.
-    let bench = bench.reopened();
+    // A writer does not read again what it has in memory.
+    let store = store.reopened();
 
-    let found = bench.wait(bench.store.get(SagaKey::Task(TaskId::parse("broken").unwrap())));
+    let found = store.wait(store.handle.get(SagaKey::Task(TaskId::parse("broken").unwrap())));
     assert!(matches!(&found, Err(StoreError::Corrupt(what)) if what.contains("on_stale")), "{found:?}");
-    assert!(matches!(bench.submit(claim("broken", "w")), Err(StoreError::Corrupt(_))));
-    assert!(matches!(bench.submit(annotate("broken", "note")), Err(StoreError::Corrupt(_))));
-    // It stands first in its queue, and does not keep those behind it from being handed out.
-    assert_eq!(bench.tasks(next(&["q"], "w")), ["a"]);
+    assert!(matches!(store.submit(claim("broken", "w")), Err(StoreError::Corrupt(_))));
+    assert!(matches!(store.submit(annotate("broken", "note")), Err(StoreError::Corrupt(_))));
+    // It is the first in its queue; the sagas after it can still be claimed.
+    assert_eq!(store.tasks(next(&["q"], "w")), ["a"]);
     let two = sagad::domain::command::ClaimNext { max_sagas: 2, ..next(&["q"], "w") };
-    assert_eq!(bench.tasks(two), ["b"]);
-    // One whose lease ends does not keep the others from what is due to them.
-    bench.advance(secs(40));
-    assert_eq!(bench.get("a").unwrap().expirations, 1);
-    bench.saga(annotate("a", "still served"));
-    let bench = bench.reopened();
-    assert!(matches!(bench.submit(claim("due", "w")), Err(StoreError::Corrupt(_))));
-    assert_eq!(bench.saga(claim("a", "v")).attempt, 2);
+    assert_eq!(store.tasks(two), ["b"]);
+    // A damaged saga whose lease expires does not block due changes of others.
+    store.advance(secs(40));
+    assert_eq!(store.get("a").unwrap().expirations, 1);
+    store.saga(annotate("a", "still served"));
+    let store = store.reopened();
+    assert!(matches!(store.submit(claim("due", "w")), Err(StoreError::Corrupt(_))));
+    assert_eq!(store.saga(claim("a", "v")).attempt, 2);
 }
 
-/// A reason that can't be read shows who reads it.
+/// The reason is made unreadable, so that any read of it fails.
 #[test]
-fn counts_read_no_reasons_of_pauses() {
-    let bench = Bench::sqlite();
-    bench.submit(pause("q", true)).unwrap();
-    let damage = Connection::open(bench.data().join("sagad.db")).unwrap();
+fn counting_queues_does_not_read_pause_reasons() {
+    let store = TestStore::sqlite();
+    store.submit(pause("q", true)).unwrap();
+    let damage = Connection::open(store.data().join("sagad.db")).unwrap();
     damage.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
     damage.execute_batch("UPDATE queue SET reason = CAST(x'ff' AS TEXT), actor = ''").unwrap();
     drop(damage);
-    assert!(matches!(bench.wait(bench.store.queues(None, 10)), Err(StoreError::Corrupt(_))));
-    let stats = bench.wait(bench.store.stats()).unwrap();
+    assert!(matches!(store.wait(store.handle.queues(None, 10)), Err(StoreError::Corrupt(_))));
+    let stats = store.wait(store.handle.stats()).unwrap();
     assert_eq!(stats.queues.len(), 1);
 }
 
 #[test]
-fn the_log_stays_within_its_bound() {
+fn the_write_ahead_log_stays_within_its_limit() {
     let bound = 2 << 20;
-    let bench = Bench::sqlite_with(Setup { max_wal_bytes: bound, ..Setup::default() });
-    let log = bench.data().join("sagad.db-wal");
+    let store = TestStore::sqlite_with(StoreSetup { max_wal_bytes: bound, ..StoreSetup::default() });
+    let log = store.data().join("sagad.db-wal");
     let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Stop(stop.clone());
-    // Two that overlap: there is always one with a snapshot.
+    let stopped = StopOnDrop(stop.clone());
+    // Two readers that overlap, so that one always holds a snapshot.
     let readers: Vec<_> = (0..2)
         .map(|_| {
-            let (store, stop, handle) = (bench.store.clone(), stop.clone(), bench.runtime.handle().clone());
+            let (store, stop, handle) = (store.handle.clone(), stop.clone(), store.runtime.handle().clone());
             std::thread::spawn(move || {
                 let mut reads = 0;
                 while !stop.load(Ordering::Relaxed) {
@@ -343,36 +343,36 @@ fn the_log_stays_within_its_bound() {
     for n in 0..300 {
         let mut large = creation(&format!("t{n}"));
         large.payload = Blob::parse(vec![n as u8; 60_000].into()).unwrap();
-        bench.sagas(create([large]));
+        store.sagas(create([large]));
         largest = largest.max(fs::metadata(&log).unwrap().len());
     }
     drop(stopped);
     assert!(readers.into_iter().all(|reader| reader.join().unwrap() > 0));
-    // What one transaction adds comes on top.
+    // One transaction may exceed the limit.
     assert!(largest <= bound + (1 << 20), "{largest} bytes");
     assert!(largest > bound / 4, "{largest} bytes: too little was written to show anything");
-    let database = fs::metadata(bench.data().join("sagad.db")).unwrap().len();
+    let database = fs::metadata(store.data().join("sagad.db")).unwrap().len();
     assert!(database > 12 << 20, "only {database} bytes of 18 MB were checkpointed");
 }
 
-/// A copy can take minutes.
+/// A backup can take minutes, so it must not occupy a reader.
 #[test]
-fn backups_take_no_reader_from_others() {
-    let bench = Bench::sqlite();
+fn backups_occupy_no_reader() {
+    let store = TestStore::sqlite();
     let payload = Blob::parse(vec![b'x'; 60_000].into()).unwrap();
     for n in 0..100 {
-        bench.sagas(create([Creation { payload: payload.clone(), ..creation(&format!("t{n}")) }]));
+        store.sagas(create([Creation { payload: payload.clone(), ..creation(&format!("t{n}")) }]));
     }
     let copies = tempfile::tempdir().unwrap();
-    bench.wait(async {
+    store.wait(async {
         // As many as there are readers.
-        let copies = (0..4).map(|n| bench.store.backup(copies.path().join(n.to_string())));
+        let copies = (0..4).map(|n| store.handle.backup(copies.path().join(n.to_string())));
         let mut copies: FuturesUnordered<_> = copies.collect();
-        assert!(copies.next().now_or_never().is_none(), "they are begun");
+        assert!(copies.next().now_or_never().is_none(), "the backups have begun");
         tokio::select! {
             biased;
             copied = copies.next() => panic!("a read waited for one: {copied:?}"),
-            found = bench.store.get(SagaKey::Task(task("t0"))) => assert!(found.unwrap().is_some()),
+            found = store.handle.get(SagaKey::Task(task("t0"))) => assert!(found.unwrap().is_some()),
         }
         assert_eq!(copies.filter(|copied| std::future::ready(copied.is_ok())).count().await, 4);
     });
@@ -380,17 +380,17 @@ fn backups_take_no_reader_from_others() {
 
 #[test]
 fn a_backup_under_load_is_consistent() {
-    let bench = Bench::sqlite();
-    populate(&bench);
-    bench.sagas(create((0..200).map(|n| {
+    let store = TestStore::sqlite();
+    populate(&store);
+    store.sagas(create((0..200).map(|n| {
         let mut large = creation(&format!("t{n}"));
         large.payload = Blob::parse(vec![7; 20_000].into()).unwrap();
         large
     })));
     let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Stop(stop.clone());
+    let stopped = StopOnDrop(stop.clone());
     let load = {
-        let (store, stop, handle) = (bench.store.clone(), stop.clone(), bench.runtime.handle().clone());
+        let (store, stop, handle) = (store.handle.clone(), stop.clone(), store.runtime.handle().clone());
         std::thread::spawn(move || {
             for n in 0.. {
                 if stop.load(Ordering::Relaxed) {
@@ -407,43 +407,43 @@ fn a_backup_under_load_is_consistent() {
     };
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let copy = dir.path().join("sagad.db");
-    let head = bench.wait(bench.store.backup(copy.clone())).unwrap();
+    let head = store.wait(store.handle.backup(copy.clone())).unwrap();
     drop(stopped);
     assert!(load.join().unwrap() > 0);
     assert_eq!(sqlite::check::check_file(&copy).unwrap().problems, Vec::<String>::new());
 
-    let history = bench.history();
-    let restored = Bench::open_dir(dir, Setup::default(), START);
+    let history = store.history();
+    let restored = TestStore::open_dir(dir, StoreSetup::default(), START);
     let kept = restored.history();
     assert_eq!(kept.last().unwrap().revision, head);
     assert_eq!(kept, history[..kept.len()], "everything up to one revision, and nothing after it");
     let pairs = kept.iter().filter(|event| event.task_id.as_str().starts_with("load-")).count();
-    assert_eq!(pairs % 2, 0, "a transaction is there whole or not at all");
-    assert_eq!(TASKS.map(|id| restored.get(id)), TASKS.map(|id| bench.get(id)));
+    assert_eq!(pairs % 2, 0, "a transaction is in the copy completely or not at all");
+    assert_eq!(TASKS.map(|id| restored.get(id)), TASKS.map(|id| store.get(id)));
     assert_eq!(restored.get("parked").unwrap().state, State::Quarantined);
 }
 
-/// What a read looks through holds up others that wait for a reader: so it ends after so many rows, wanted or not.
+/// A read ends after a number of rows, whether they match or not, because other reads wait for the reader.
 #[test]
-fn a_read_that_wants_nothing_looks_through_a_bounded_stretch() {
+fn a_read_without_matches_examines_a_bounded_number_of_rows() {
     const ROWS: usize = 5000;
     const SAGAS: usize = ROWS + 100;
-    let bench = Bench::sqlite();
+    let store = TestStore::sqlite();
     for first in (0..SAGAS).step_by(1000) {
-        bench.sagas(create((first..SAGAS.min(first + 1000)).map(|n| creation(&format!("t{n}")))));
+        store.sagas(create((first..SAGAS.min(first + 1000)).map(|n| creation(&format!("t{n}")))));
     }
-    // Short ones: behind an absence they would all run out at once.
+    // Short ones, so that they don't expire together after an absence.
     let ttl = secs(1);
-    while !bench.sagas(ClaimNext { ttl, max_sagas: 100, ..next(&["q"], "w") }).is_empty() {}
-    bench.advance(us(500_000));
-    bench.advance(us(500_000));
+    while !store.sagas(ClaimNext { ttl, max_sagas: 100, ..next(&["q"], "w") }).is_empty() {}
+    store.advance(us(500_000));
+    store.advance(us(500_000));
     let stale = |queues: &[&str], after, bounds| {
         let queues = queues.iter().map(|name| queue(name)).collect();
-        bench.wait(bench.store.stale(queues, after, HUGE, bounds)).unwrap()
+        store.wait(store.handle.stale(queues, after, HUGE, bounds)).unwrap()
     };
     let all = PageBounds::of_sagas(2 * SAGAS);
     while stale(&[], Revision::ZERO, all).found.len() < SAGAS {
-        bench.advance(us(1000));
+        store.advance(us(1000));
     }
 
     let elsewhere = stale(&["elsewhere"], Revision::ZERO, all);
@@ -451,57 +451,57 @@ fn a_read_that_wants_nothing_looks_through_a_bounded_stretch() {
     assert_eq!((elsewhere.found.len(), rest.found.len()), (0, SAGAS - ROWS - 1));
     assert_eq!(stale(&["elsewhere"], elsewhere.through, all).through, HUGE);
 
-    bench.wait(async {
+    store.wait(async {
         for _ in 0..SAGAS / 100 {
             let notes = (0..100).map(|_| Request { command: annotate("t0", "again"), key: None, by: None });
-            let notes = notes.map(|note| bench.store.submit(note));
+            let notes = notes.map(|note| store.handle.submit(note));
             futures::future::try_join_all(notes).await.unwrap();
         }
     });
-    // Nothing of it is in memory any more.
-    let bench = bench.reopened();
-    let feed = bench.store.event_feed();
+    // The events are no longer in memory.
+    let store = store.reopened();
+    let feed = store.handle.event_feed();
     let of_task = EventQuery { task_id: Some(task("t0")), ..EventQuery::default() };
     let marked = EventQuery { marked_only: true, ..EventQuery::default() };
     for which in [EventQuery::default(), marked, of_task] {
         let wanted = EventQuery { through: HUGE, limit: 1 << 20, ..which };
         let nothing = EventQuery { queues: vec![queue("elsewhere")], ..wanted.clone() };
-        let next = bench.wait(feed.next(&nothing, Revision::ZERO, HUGE)).unwrap();
+        let next = store.wait(feed.next(&nothing, Revision::ZERO, HUGE)).unwrap();
         assert!(next.run.is_none());
         let up_to = EventQuery { through: next.through, ..wanted.clone() };
-        let looked_at = bench.events(up_to).unwrap().len();
+        let looked_at = store.events(up_to).unwrap().len();
         assert_eq!(looked_at, ROWS + 1, "{wanted:?}");
-        // The whole of it takes as many stretches as it needs.
-        assert_eq!(bench.events(nothing), Ok(Vec::new()));
+        // Reading everything takes several such reads.
+        assert_eq!(store.events(nothing), Ok(Vec::new()));
     }
 }
 
-/// A store that a daemon of version 2 left is gone on with: its history is read through to what follows it.
+/// A store of a daemon with schema version 2 works: its history continues with the new events.
 #[test]
-fn a_store_of_version_2_goes_on() {
+fn a_store_of_version_2_is_migrated_and_works() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let file = Connection::open(dir.path().join("sagad.db")).unwrap();
     file.execute_batch(include_str!("../../src/store/sqlite/store_2.sql")).unwrap();
     drop(file);
-    let bench = Bench::open_dir(dir, Setup::default(), START);
-    assert_eq!(bench.history().len(), 33);
-    let stale = bench.wait(bench.store.stale(Vec::new(), Revision::ZERO, HUGE, PageBounds::of_sagas(10))).unwrap();
+    let store = TestStore::open_dir(dir, StoreSetup::default(), START);
+    assert_eq!(store.history().len(), 33);
+    let stale = store.wait(store.handle.stale(Vec::new(), Revision::ZERO, HUGE, PageBounds::of_sagas(10))).unwrap();
     assert_eq!(stale.found.iter().map(|(revision, _)| revision.0).collect::<Vec<_>>(), [30]);
-    assert_eq!(bench.tasks(next(&["q"], "w")), ["planned"]);
+    assert_eq!(store.tasks(next(&["q"], "w")), ["planned"]);
 
-    // A lease from before goes on, ends, and its history is one.
-    let running = bench.get("running").unwrap();
-    bench.lease(heartbeat(&running));
-    bench.saga(register(&running, &["x"]));
-    assert_eq!(bench.saga(complete(&running)).state, State::Completed);
-    assert_eq!(bench.saga(annotate("done", "seen")).state, State::Completed);
+    // A lease from before the migration can be used, and its history is complete.
+    let running = store.get("running").unwrap();
+    store.lease(heartbeat(&running));
+    store.saga(register(&running, &["x"]));
+    assert_eq!(store.saga(complete(&running)).state, State::Completed);
+    assert_eq!(store.saga(annotate("done", "seen")).state, State::Completed);
     let page = |id: &str, after, limit| {
         let task_id = Some(task(id));
-        bench.events(EventQuery { task_id, after, through: HUGE, limit, whole: true, ..EventQuery::default() }).unwrap()
+        store.events(EventQuery { task_id, after, through: HUGE, limit, whole: true, ..EventQuery::default() }).unwrap()
     };
     for id in ["running", "done", "planned", "stale"] {
         let whole = page(id, Revision::ZERO, 100);
-        let expected: Vec<_> = bench.history().into_iter().filter(|event| event.task_id == task(id)).collect();
+        let expected: Vec<_> = store.history().into_iter().filter(|event| event.task_id == task(id)).collect();
         assert_eq!(whole, expected);
         for limit in 1..=whole.len() {
             let mut pages = page(id, Revision::ZERO, limit);
@@ -513,26 +513,26 @@ fn a_store_of_version_2_goes_on() {
             assert_eq!(pages, whole, "{limit} at a time");
         }
     }
-    let all = bench.history();
+    let all = store.history();
     let after =
-        |revision| bench.events(EventQuery { after: revision, through: HUGE, limit: 3, ..EventQuery::default() });
+        |revision| store.events(EventQuery { after: revision, through: HUGE, limit: 3, ..EventQuery::default() });
     assert_eq!(after(Revision(25)).unwrap(), all[all.len() - after_25(&all)..][..3]);
-    assert_eq!(after(Revision(35)).unwrap().len(), 3, "from the old history into the new one");
+    assert_eq!(after(Revision(35)).unwrap().len(), 3, "across the old and the new table of events");
     assert_eq!(after(Revision(24)), Err(StoreError::Compacted { oldest: Revision(25) }));
 
-    // Its holder repeats how it ended a lease, though another has been given since: that is found in the old history.
-    let failed = bench.get("retried").unwrap();
-    bench.advance(secs(7200));
-    bench.saga(claim("retried", "v"));
-    assert_eq!(bench.saga(fail(&failed, true)).lease.unwrap().owner, owner("v"));
-    assert!(bench.submit(complete(&failed)).is_err(), "it did not end so");
+    // The end of an earlier lease is repeated after a later lease: it is found in the old table.
+    let failed = store.get("retried").unwrap();
+    store.advance(secs(7200));
+    store.saga(claim("retried", "v"));
+    assert_eq!(store.saga(fail(&failed, true)).lease.unwrap().owner, owner("v"));
+    assert!(store.submit(complete(&failed)).is_err(), "the lease ended in another way");
 
-    let before = bench.history().len();
-    let gone = bench.purged(purge(secs(0), 100));
+    let before = store.history().len();
+    let gone = store.purged(purge(secs(0), 100));
     assert!(gone.sagas >= 6, "{gone:?}");
-    assert_eq!(gone.events, before - bench.history().len());
-    let held = bench.keep();
-    bench.close();
+    assert_eq!(gone.events, before - store.history().len());
+    let held = store.keep();
+    store.close();
     let report = sqlite::check::check_file(&held.path().join("sagad.db")).unwrap();
     assert_eq!((report.problems, report.sagas), (Vec::new(), 13 - gone.sagas as u64));
 }
@@ -542,19 +542,19 @@ fn after_25(history: &[sagad::domain::event::Event]) -> usize {
     history.iter().filter(|event| event.revision > Revision(25)).count()
 }
 
-/// What `docs/reference/tables.md` tells to ask is answered, each with something.
+/// Each query in `docs/reference/tables.md` returns rows.
 #[test]
-fn the_queries_of_the_page_about_the_tables_find_what_there_is() {
-    let bench = Bench::sqlite();
-    populate(&bench);
-    let file = Connection::open(bench.data().join("sagad.db")).unwrap();
+fn the_queries_of_the_tables_page_return_rows() {
+    let store = TestStore::sqlite();
+    populate(&store);
+    let file = Connection::open(store.data().join("sagad.db")).unwrap();
     let page = include_str!("../../docs/reference/tables.md");
     let queries: Vec<_> = page.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert_eq!(queries.len(), 10);
     for query in queries {
         let mut statement = file.prepare(query).unwrap();
         let mut rows = statement.query([]).unwrap();
-        assert!(rows.next().unwrap().is_some(), "nothing found by: {query}");
+        assert!(rows.next().unwrap().is_some(), "no row for: {query}");
         while rows.next().unwrap().is_some() {}
     }
     let mut statement = file.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();

@@ -1,4 +1,4 @@
-//! Clients, and requests in short.
+//! Clients, and short forms of requests.
 
 use std::net::SocketAddr;
 
@@ -13,14 +13,11 @@ pub async fn sagas(address: SocketAddr) -> Sagas {
     Sagas::new(super::channel(address).await.expect("it serves"))
 }
 
-/// Both services' clients on one connection; cheap to clone.
+/// Clients of both services on one connection; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Api {
-    /// The SagaService's.
     pub sagas: Sagas,
-    /// The AdminService's.
     pub admin: AdminServiceClient<Channel>,
-    /// The connection.
     pub channel: Channel,
 }
 
@@ -105,7 +102,7 @@ impl Api {
         }
     }
 
-    /// The saga with this id, which is there.
+    /// The saga with this id, which must exist.
     pub async fn get(&self, task_id: &str) -> Saga {
         self.find(task_id).await.unwrap().unwrap_or_else(|| panic!("there is no {task_id}"))
     }
@@ -136,7 +133,7 @@ impl Api {
         self.claim(claim(task_id, owner_id, 60_000)).await.unwrap()
     }
 
-    /// A new saga that is stale: its lease of 100 ms has run out.
+    /// A new stale saga: its lease of 100 ms has expired.
     pub async fn stale(&self, request: CreateSagaRequest, owner_id: &str) -> Saga {
         let task_id = request.task_id.clone();
         self.create_saga(request).await.unwrap();
@@ -144,7 +141,7 @@ impl Api {
         self.until_stale(&task_id).await
     }
 
-    /// Waits until a saga is stale, and its history and its watchers know it: by the clock it is a moment before.
+    /// Waits until a saga is stale in its history and for its watchers, too: reads show it as stale a moment earlier.
     pub async fn until_stale(&self, task_id: &str) -> Saga {
         super::eventually(&format!("{task_id} is stale"), || async {
             let last = self.history(task_id).await.pop()?;
@@ -155,7 +152,7 @@ impl Api {
         .await
     }
 
-    /// Waits until watchers are told of a revision, which is a moment after its caller was answered.
+    /// Waits until watchers are sent a revision, which is a moment after its caller was answered.
     pub async fn until_published(&self, revision: i64) {
         super::eventually("it is published", || async { (self.stats().await.revision >= revision).then_some(()) })
             .await;
@@ -175,7 +172,7 @@ pub fn create(task_id: &str) -> CreateSagaRequest {
     CreateSagaRequest { task_id: task_id.into(), ..Default::default() }
 }
 
-/// A saga to be created, with compensations of these kinds, whose targets are the kinds' names.
+/// A saga to be created, with a compensation of each kind; its target is the kind's name.
 pub fn held(task_id: &str, kinds: &[&str]) -> CreateSagaRequest {
     CreateSagaRequest { compensations: kinds.iter().map(|kind| compensation(kind)).collect(), ..create(task_id) }
 }
@@ -190,7 +187,12 @@ pub fn claim(task_id: &str, owner_id: &str, ttl_ms: u64) -> ClaimRequest {
     ClaimRequest { task_id: task_id.into(), owner_id: owner_id.into(), ttl: super::ms(ttl_ms), ..Default::default() }
 }
 
-/// A UUID that belongs to a name, so that a test can name its requests.
+/// A claim for compensation.
+pub fn claim_undo(task_id: &str, owner_id: &str, ttl_ms: u64) -> ClaimRequest {
+    ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(task_id, owner_id, ttl_ms) }
+}
+
+/// A UUID derived from a name, so that a test can name its requests.
 pub fn named(name: &str) -> String {
     let mut bytes = [0; 16];
     for (place, byte) in name.bytes().enumerate() {
@@ -199,7 +201,7 @@ pub fn named(name: &str) -> String {
     uuid::Uuid::from_bytes(bytes).to_string()
 }
 
-/// What a call under a lease names.
+/// What identifies a lease in a call.
 #[derive(Clone, Debug)]
 pub struct Key {
     pub task_id: String,

@@ -1,5 +1,5 @@
-//! Tests of different areas do not run at the same time: each of a binary's areas is as alone on the machine as if it were a
-//! binary of its own. `badclients` measures memory and CPU, `clocks` stops daemons, `soak` watches what grows.
+//! Tests of different areas (the top modules of a test binary) do not run at the same time: `badclients` measures memory and
+//! CPU, `clocks` stops daemons, and `soak` measures growth.
 
 use std::{
     cell::RefCell,
@@ -7,18 +7,18 @@ use std::{
     thread,
 };
 
-/// The area that has the machine, and how many of its tests are running.
+/// The area whose tests are running, and how many of them.
 static RUNNING: Mutex<(String, usize)> = Mutex::new((String::new(), 0));
 static FREE: Condvar = Condvar::new();
 
 thread_local! {
-    /// A test has a thread of its own, which ends with it.
-    static ENTERED: RefCell<Option<Entered>> = const { RefCell::new(None) };
+    /// Held by a test's own thread until it ends.
+    static ENTERED: RefCell<Option<AreaGuard>> = const { RefCell::new(None) };
 }
 
-struct Entered;
+struct AreaGuard;
 
-impl Drop for Entered {
+impl Drop for AreaGuard {
     fn drop(&mut self) {
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).1 -= 1;
         FREE.notify_all();
@@ -38,7 +38,7 @@ pub fn enter() {
                 .wait_while(running, |(other, count)| *count > 0 && other != area)
                 .unwrap_or_else(PoisonError::into_inner);
             *running = (area.to_owned(), running.1 + 1);
-            Entered
+            AreaGuard
         });
     });
 }

@@ -1,4 +1,4 @@
-//! The daemon as a process: started, told to end, killed, started again on the same store and port.
+//! The daemon as a process: started, ended by a signal, and started again on the same store and port.
 
 use std::{
     ffi::OsString,
@@ -15,9 +15,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Api, PATIENCE, area, binary::SAGAD, now};
+use super::{Api, WAIT_MAX, area, binary::SAGAD, now};
 
-/// What the first line on stdout begins with.
+/// Begins the first line on stdout.
 const SERVING: &str = "sagad: serving gRPC on ";
 
 /// How a daemon is started.
@@ -74,7 +74,7 @@ impl Launch {
         self
     }
 
-    /// Starts the process, and does not wait for anything.
+    /// Starts the process without waiting until it serves.
     pub fn spawn(&self) -> Process {
         area::enter();
         let mut words: Vec<OsString> = self.wrapper.clone();
@@ -92,7 +92,7 @@ impl Launch {
             .expect("the binary under test can be run");
         let (sender, lines) = mpsc::channel();
         let stdout = child.stdout.take().unwrap();
-        // Both pipes are read to their ends, so that the daemon never waits for a reader.
+        // Both pipes are read to the end, so that the daemon never blocks on them.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let _ = sender.send(line);
@@ -103,7 +103,7 @@ impl Launch {
         Process { child, lines, log, reading: Some(reading) }
     }
 
-    /// Starts it and waits until it serves. A port that was given may be busy for a moment: then it is tried again.
+    /// Starts it and waits until it serves. Retries while the port is in use.
     pub fn start(&self) -> Daemon {
         let begun = now();
         loop {
@@ -112,7 +112,7 @@ impl Launch {
                 Some(address) => return Daemon { launch: self.clone(), process, address, _own: None },
                 None => {
                     let (status, log) = process.wait();
-                    let busy = log.contains("can't listen on") && begun.elapsed() < PATIENCE;
+                    let busy = log.contains("can't listen on") && begun.elapsed() < WAIT_MAX;
                     assert!(busy, "the daemon did not start: {status}\n{log}");
                     thread::sleep(Duration::from_millis(100));
                 }
@@ -120,7 +120,7 @@ impl Launch {
         }
     }
 
-    /// Starts it, expecting that it refuses to serve; returns its exit status and all that it wrote to stderr.
+    /// Starts a daemon that has to refuse to serve; returns its exit status and stderr.
     pub fn refused(&self) -> (ExitStatus, String) {
         let mut process = self.spawn();
         if let Some(address) = process.address() {
@@ -139,7 +139,7 @@ fn read_all(mut pipe: impl Read + Send + 'static, into: Arc<Mutex<String>>) -> J
     })
 }
 
-/// A daemon's process, whether it serves or not. It is killed when the test is over, however it ends.
+/// A daemon's process, whether it serves or not. It is killed at the end of the test.
 pub struct Process {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -148,27 +148,26 @@ pub struct Process {
 }
 
 impl Process {
-    /// Where it serves, once it says so; none if it ended.
+    /// The address it serves on, once it prints it; none if it ended.
     pub fn address(&mut self) -> Option<SocketAddr> {
         self.serves_at().map(|address| address.parse().unwrap())
     }
 
-    /// Where it serves, as it says it: the first address, and with each further call the next.
+    /// The next address of those it prints, as text; none if it ended.
     pub fn serves_at(&mut self) -> Option<String> {
-        match self.lines.recv_timeout(PATIENCE) {
+        match self.lines.recv_timeout(WAIT_MAX) {
             Ok(line) => Some(line.strip_prefix(SERVING).expect("a line on stdout that says where").to_owned()),
             Err(mpsc::RecvTimeoutError::Disconnected) => None,
             Err(mpsc::RecvTimeoutError::Timeout) => panic!("the daemon neither serves nor ends:\n{}", self.log()),
         }
     }
 
-    /// The same, if it says so in time.
+    /// The same, or none after this time.
     pub fn address_within(&mut self, time: Duration) -> Option<SocketAddr> {
         let line = self.lines.recv_timeout(time).ok()?;
         Some(line.strip_prefix(SERVING).expect("a line on stdout that says where").parse().unwrap())
     }
 
-    /// Its number.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -188,24 +187,24 @@ impl Process {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for its end, while clients in this process go on, since it waits for them; returns how it ended and all
-    /// that it wrote to stderr.
+    /// Waits until it ends, without blocking the thread, since it may wait for clients in this process; returns its exit
+    /// status and stderr.
     pub async fn end(&mut self) -> (ExitStatus, String) {
         let begun = now();
         while self.has_ended().is_none() {
-            assert!(begun.elapsed() < PATIENCE, "the daemon does not end:\n{}", self.log());
+            assert!(begun.elapsed() < WAIT_MAX, "the daemon does not end:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.wait()
     }
 
-    /// Kills it, and waits until it has ended.
+    /// Kills it and waits until it has ended.
     pub async fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.end().await;
     }
 
-    /// Tells it to end, and waits until it has; it has to end well. Returns its log.
+    /// Sends SIGTERM and waits until it has ended, with exit code 0. Returns its log.
     pub async fn terminate(&mut self) -> String {
         self.signal(Signal::TERM);
         let (status, log) = self.end().await;
@@ -213,7 +212,7 @@ impl Process {
         log
     }
 
-    /// Waits for its end, while nothing else in this thread goes on; returns how it ended and all that it wrote to stderr.
+    /// Waits until it ends, blocking the thread; returns its exit status and stderr.
     pub fn wait(&mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
         if let Some(reading) = self.reading.take() {
@@ -233,7 +232,7 @@ impl Drop for Process {
     }
 }
 
-/// A daemon that serves, or did.
+/// A daemon that serves, or has ended.
 pub struct Daemon {
     launch: Launch,
     process: Process,
@@ -256,37 +255,31 @@ impl Daemon {
         daemon
     }
 
-    /// Where it serves.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where its store is.
+    /// Its data directory.
     pub fn data(&self) -> &Path {
         &self.launch.data
     }
 
-    /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// What it wrote to stderr so far.
     pub fn log(&self) -> String {
         self.process.log()
     }
 
-    /// The number of its process.
     pub fn pid(&self) -> Pid {
         self.process.pid()
     }
 
-    /// Sends it a signal; one that has ended takes none.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    /// Whether it has ended, and how.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.process.has_ended()
     }
@@ -306,17 +299,17 @@ impl Daemon {
         Api::new(self.channel().await)
     }
 
-    /// Tells it to end, and does not wait.
+    /// Sends SIGTERM and does not wait.
     pub fn tell_to_end(&self) {
         self.process.signal(Signal::TERM);
     }
 
-    /// Tells it to end and waits until it has; it has to end well. Returns its log.
+    /// Sends SIGTERM and waits until it has ended, with exit code 0. Returns its log.
     pub async fn terminate(&mut self) -> String {
         self.process.terminate().await
     }
 
-    /// Ends it as a crash does.
+    /// Sends SIGKILL and waits until it has ended.
     pub async fn kill(&mut self) {
         self.process.kill().await;
     }
@@ -328,16 +321,16 @@ impl Daemon {
         self.process = again.process;
     }
 
-    /// Ends it, in one way or the other.
-    pub async fn end(&mut self, how: End) {
+    /// Ends it by this signal.
+    pub async fn end(&mut self, how: ShutdownSignal) {
         match how {
-            End::Told => drop(self.terminate().await),
-            End::Killed => self.kill().await,
+            ShutdownSignal::Term => drop(self.terminate().await),
+            ShutdownSignal::Kill => self.kill().await,
         }
     }
 
-    /// Ends it, in one way or the other, and starts it again.
-    pub async fn restart(&mut self, how: End) {
+    /// Ends it by this signal and starts it again.
+    pub async fn restart(&mut self, how: ShutdownSignal) {
         self.end(how).await;
         self.start_again();
     }
@@ -347,22 +340,19 @@ impl Daemon {
         self.launch.args = args.iter().map(|arg| (*arg).to_owned()).collect();
     }
 
-    /// How it is started.
     pub fn launch(&self) -> &Launch {
         &self.launch
     }
 }
 
-/// How a daemon ends.
+/// The signal that ends a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// By SIGTERM.
-    Told,
-    /// By SIGKILL.
-    Killed,
+pub enum ShutdownSignal {
+    Term,
+    Kill,
 }
 
-/// A connection, as soon as somebody listens there.
+/// A connection, as soon as the address accepts one.
 pub async fn connect(address: SocketAddr) -> Channel {
     connect_from(address, None).await
 }
@@ -372,7 +362,7 @@ async fn connect_from(address: SocketAddr, own: Option<IpAddr>) -> Channel {
     loop {
         match Endpoint::from_shared(format!("http://{address}")).unwrap().local_address(own).connect().await {
             Ok(channel) => return channel,
-            Err(error) => assert!(begun.elapsed() < PATIENCE, "{address}: {error}"),
+            Err(error) => assert!(begun.elapsed() < WAIT_MAX, "{address}: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

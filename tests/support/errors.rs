@@ -1,4 +1,4 @@
-//! Errors taken apart, and held against the contract's table: every error that a test meets has to fit it.
+//! [`Problem`]: a parsed error. Each error that a test meets is compared with the contract's table.
 
 use std::{collections::HashMap, fmt::Debug, time::Duration};
 
@@ -61,12 +61,12 @@ pub struct Problem {
     pub retry: Option<Duration>,
     /// The fields of `BadRequest`.
     pub fields: Vec<String>,
-    /// For people.
+    /// The text.
     pub message: String,
 }
 
 impl Problem {
-    /// Takes an error of the daemon's apart.
+    /// Parses an error of the daemon.
     pub fn of(status: &Status) -> Self {
         let details = status.get_error_details();
         let info = details.error_info().unwrap_or_else(|| panic!("an error without ErrorInfo: {status:?}"));
@@ -101,14 +101,14 @@ impl Problem {
         assert!(!self.message.is_empty(), "{self:?}");
     }
 
-    /// A value of the metadata.
+    /// A value of the metadata, which must be there.
     pub fn fact(&self, key: &str) -> &str {
         self.metadata.get(key).unwrap_or_else(|| panic!("no {key} in {self:?}"))
     }
 }
 
-/// What ought to have been refused.
-pub trait Refused {
+/// For answers that must be refusals.
+pub trait ExpectRefusal {
     /// The error; panics if it was accepted.
     fn refused(self) -> Problem;
 
@@ -121,7 +121,7 @@ pub trait Refused {
     }
 }
 
-impl<T: Debug> Refused for Result<T, Status> {
+impl<T: Debug> ExpectRefusal for Result<T, Status> {
     fn refused(self) -> Problem {
         match self {
             Err(status) => Problem::of(&status),

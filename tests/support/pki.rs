@@ -20,7 +20,7 @@ pub struct Ca {
 }
 
 /// A certificate and its key, as PEM.
-pub struct Pair {
+pub struct CertAndKey {
     pub cert: String,
     pub key: String,
     /// The certificate's number.
@@ -46,33 +46,33 @@ impl Ca {
     }
 
     /// For 127.0.0.1.
-    pub fn server(&self) -> Pair {
+    pub fn server(&self) -> CertAndKey {
         self.sign(CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap())
     }
 
     /// For 127.0.0.1, until the first day of a year.
-    pub fn server_until(&self, year: i32) -> Pair {
+    pub fn server_until(&self, year: i32) -> CertAndKey {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(year - 1, 1, 1);
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         self.sign(params)
     }
 
-    /// For 127.0.0.1, for so many days.
+    /// For 127.0.0.1, valid for so many days.
     #[allow(clippy::disallowed_methods, reason = "a certificate that is about to run out begins now")]
-    pub fn server_for_days(&self, days: u64) -> Pair {
+    pub fn server_for_days(&self, days: u64) -> CertAndKey {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         params.not_after = (std::time::SystemTime::now() + std::time::Duration::from_secs(days * 24 * 3600)).into();
         self.sign(params)
     }
 
     /// For a client with this common name and, if not empty, this URI.
-    pub fn client(&self, name: &str, uri: &str) -> Pair {
+    pub fn client(&self, name: &str, uri: &str) -> CertAndKey {
         self.sign(client(name, &[], uri))
     }
 
     /// For a client with this common name, these hosts and, if not empty, this URI.
-    pub fn client_with(&self, name: &str, hosts: &[&str], uri: &str) -> Pair {
+    pub fn client_with(&self, name: &str, hosts: &[&str], uri: &str) -> CertAndKey {
         self.sign(client(name, hosts, uri))
     }
 
@@ -88,21 +88,21 @@ impl Ca {
         self.sign(params).cert
     }
 
-    /// For a client with this common name, for so long.
+    /// For a client with this common name, valid for this time.
     #[allow(clippy::disallowed_methods, reason = "a certificate that is about to run out begins now")]
-    pub fn client_for(&self, name: &str, time: std::time::Duration) -> Pair {
+    pub fn client_for(&self, name: &str, time: std::time::Duration) -> CertAndKey {
         let mut params = client(name, &[], "");
         params.not_after = (std::time::SystemTime::now() + time).into();
         self.sign(params)
     }
 
-    /// The list of what it has revoked, as PEM, until the first day of a year.
-    pub fn revokes(&self, revoked: &[&Pair], until_year: i32) -> String {
+    /// Its certificate revocation list, as PEM, valid until the first day of a year.
+    pub fn revokes(&self, revoked: &[&CertAndKey], until_year: i32) -> String {
         self.numbered_list(1, revoked, until_year)
     }
 
-    /// The same, with the number that tells which one is newer.
-    pub fn numbered_list(&self, number: u64, revoked: &[&Pair], until_year: i32) -> String {
+    /// The same with this CRL number: the list with the higher one is newer.
+    pub fn numbered_list(&self, number: u64, revoked: &[&CertAndKey], until_year: i32) -> String {
         let revoked_certs = revoked.iter().map(|pair| RevokedCertParams {
             serial_number: SerialNumber::from(pair.serial),
             revocation_time: rcgen::date_time_ymd(2024, 1, 1),
@@ -120,13 +120,13 @@ impl Ca {
         params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
-    fn sign(&self, mut params: CertificateParams) -> Pair {
+    fn sign(&self, mut params: CertificateParams) -> CertAndKey {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
         params.serial_number = Some(SerialNumber::from(serial));
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
-        Pair { cert, key: key.serialize_pem(), serial }
+        CertAndKey { cert, key: key.serialize_pem(), serial }
     }
 }
 
@@ -139,7 +139,7 @@ fn client(name: &str, hosts: &[&str], uri: &str) -> CertificateParams {
     params
 }
 
-impl Pair {
+impl CertAndKey {
     /// Writes it as `NAME.crt` and `NAME.key`.
     pub fn write(&self, directory: &Path, name: &str) {
         fs::write(directory.join(format!("{name}.crt")), &self.cert).unwrap();
@@ -149,8 +149,8 @@ impl Pair {
     }
 }
 
-/// How to connect over TLS, trusting this CA, with or without a certificate of one's own.
-pub fn endpoint(address: SocketAddr, ca: &Ca, own: Option<&Pair>) -> Endpoint {
+/// An endpoint over TLS that trusts this CA, with or without a client certificate.
+pub fn endpoint(address: SocketAddr, ca: &Ca, own: Option<&CertAndKey>) -> Endpoint {
     let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca.pem()));
     if let Some(own) = own {
         tls = tls.identity(Identity::from_pem(&own.cert, &own.key));
@@ -158,7 +158,11 @@ pub fn endpoint(address: SocketAddr, ca: &Ca, own: Option<&Pair>) -> Endpoint {
     Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(tls).unwrap()
 }
 
-/// A connection over TLS that trusts this CA, with or without a certificate of its own.
-pub async fn connect(address: SocketAddr, ca: &Ca, own: Option<&Pair>) -> Result<Channel, tonic::transport::Error> {
+/// A connection over TLS that trusts this CA, with or without a client certificate.
+pub async fn connect(
+    address: SocketAddr,
+    ca: &Ca,
+    own: Option<&CertAndKey>,
+) -> Result<Channel, tonic::transport::Error> {
     endpoint(address, ca, own).connect().await
 }

@@ -1,4 +1,4 @@
-//! A worker's session: items out, answers in.
+//! [`Session`]: a worker's session, from the client's side.
 
 use prost::Message;
 use sagad::proto::{session_request::Call, session_response::Result as Outcome, *};
@@ -6,29 +6,26 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
-use super::{Api, PATIENCE};
+use super::{Api, WAIT_MAX};
 
 /// An open session.
 pub struct Session {
-    /// Items that were not sent yet; none: the client's side has ended.
+    /// Sends items; none: the client has closed its side.
     pub items: Option<mpsc::Sender<SessionRequest>>,
-    /// Its answers.
     pub answers: Streaming<SessionResponse>,
     next_id: i64,
 }
 
 impl Session {
-    /// Opens one.
     pub async fn open(api: &Api) -> Self {
         Session::try_open(api).await.unwrap()
     }
 
-    /// Opens one, or is refused.
     pub async fn try_open(api: &Api) -> Result<Self, Status> {
         Session::over(async |items| api.sagas.clone().session(items).await).await
     }
 
-    /// Opens one over any client.
+    /// Opens a session with any client.
     pub async fn over(
         open: impl AsyncFnOnce(ReceiverStream<SessionRequest>) -> Result<Response<Streaming<SessionResponse>>, Status>,
     ) -> Result<Self, Status> {
@@ -50,14 +47,14 @@ impl Session {
         call_id
     }
 
-    /// The next answer; none: the stream has ended well.
+    /// The next answer; none: the stream has ended without an error.
     pub async fn next(&mut self) -> Option<(i64, Result<Outcome, Status>)> {
         self.try_next().await.unwrap()
     }
 
-    /// The next answer, or what the stream ended with.
+    /// The next answer, or the error that ended the stream.
     pub async fn try_next(&mut self) -> Result<Option<(i64, Result<Outcome, Status>)>, Status> {
-        let answer = timeout(PATIENCE, self.answers.message()).await.expect("an answer comes in time")?;
+        let answer = timeout(WAIT_MAX, self.answers.message()).await.expect("an answer comes in time")?;
         Ok(answer.map(|SessionResponse { call_id, result }| match result.expect("it is never absent") {
             Outcome::Error(error) => {
                 let details = error.encode_to_vec().into();
@@ -67,7 +64,7 @@ impl Session {
         }))
     }
 
-    /// One call, while no other is under way.
+    /// Makes one call and waits for its answer, while no other is open.
     pub async fn call(&mut self, call: Call) -> Result<Outcome, Status> {
         let sent = self.send(call).await;
         let (call_id, result) = self.next().await.unwrap();

@@ -4,23 +4,22 @@ use std::{path::Path, process::Command};
 
 use tempfile::TempDir;
 
-/// Unmounted when it is dropped.
+/// A tmpfs, unmounted when it is dropped.
 pub struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    /// Of this size, such as `900k`.
+    /// Mounts one of this size, such as `900k`.
     pub fn mount(size: &str) -> Self {
         let disk = SmallDisk(tempfile::tempdir().unwrap());
         mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "sagad-test"], disk.path());
         disk
     }
 
-    /// Makes it larger.
+    /// Changes its size.
     pub fn grow(&self, size: &str) {
         mount(&["-o", &format!("remount,size={size}")], self.path());
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         self.0.path()
     }

@@ -1,4 +1,4 @@
-//! A store at rest, and copies of it.
+//! Checks and copies of a store whose daemon has ended.
 
 use std::{fs, net::SocketAddr, path::Path};
 
@@ -7,13 +7,13 @@ use tonic::Status;
 
 use super::{Api, binary, daemon};
 
-/// `sagad check` on a store at rest: it has to find nothing wrong.
+/// Runs `sagad check` on a store; it has to find nothing wrong.
 pub fn check(data: &Path) {
     let output = binary::run(&["check", "--data", data.to_str().unwrap()]);
     assert!(output.status.success(), "sagad check {}: {output:?}", data.display());
 }
 
-/// Copies a data directory, but for its lock.
+/// Copies a data directory without its lock.
 pub fn copy_data(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -24,7 +24,7 @@ pub fn copy_data(from: &Path, to: &Path) {
     }
 }
 
-/// All of a backup.
+/// Reads a whole backup.
 pub async fn backup(address: SocketAddr) -> Result<Vec<u8>, Status> {
     let mut admin = Api::new(daemon::connect(address).await).admin;
     let mut pieces = admin.backup(BackupRequest {}).await?.into_inner();

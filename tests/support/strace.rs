@@ -1,10 +1,10 @@
-//! What `strace` wrote of a daemon that was started by [`Launch::traced`](super::Launch::traced).
+//! The trace of a daemon that was started by [`Launch::traced`](super::Launch::traced).
 
 use std::{fs, path::Path, thread, time::Duration};
 
-use super::{PATIENCE, now};
+use super::{WAIT_MAX, now};
 
-/// The lines of a trace whose daemon has ended, once they are all there.
+/// The lines of a complete trace; waits for its end, which comes after the daemon's.
 pub fn lines(trace: &Path, pid: rustix::process::Pid) -> Vec<String> {
     let begun = now();
     let begin = format!("{} ", pid.as_raw_nonzero());
@@ -13,7 +13,7 @@ pub fn lines(trace: &Path, pid: rustix::process::Pid) -> Vec<String> {
         if text.lines().any(|line| line.starts_with(&begin) && line.contains(" +++ ")) {
             return text.lines().map(str::to_owned).collect();
         }
-        assert!(begun.elapsed() < PATIENCE, "the trace has no end:\n{text}");
+        assert!(begun.elapsed() < WAIT_MAX, "the trace has no end:\n{text}");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -1,4 +1,4 @@
-//! What some tests need beside Rust and the binary. A test without it is skipped, which is said loudly; in CI (`CI=true`) it fails.
+//! Programs that some tests need. Without one its tests are skipped and say so on stderr; in CI (`CI=true`) they fail.
 
 use std::{
     env,
@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-/// What is there if a command succeeds. Anything else is a program, which is there if `PATH` has a file of that name.
+/// Tools that are available if a command succeeds. Any other is a program, available if `PATH` has a file of that name.
 const PROBES: [(&str, &[&str]); 4] = [
     ("mount", &["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]),
     ("pid_namespace", &["unshare", "--pid", "--fork", "--mount-proc", "true"]),
@@ -18,7 +18,7 @@ const PROBES: [(&str, &[&str]); 4] = [
     ("strace", &["strace", "-f", "-o", "/dev/null", "true"]),
 ];
 
-/// The first statement of a test that needs something: where that is missing, the test returns.
+/// The first statement of a test that needs tools: it returns if one is missing.
 macro_rules! needs {
     ($($name:literal),+) => {
         if !$crate::support::tools::are_there(&[$($name),+]) {
@@ -28,7 +28,7 @@ macro_rules! needs {
 }
 pub(crate) use needs;
 
-/// Whether all of these are there. If not, says loudly that the test is skipped; in CI that is a failure.
+/// True if all of these are available. If not, reports that the test is skipped; fails in CI.
 pub fn are_there(names: &[&str]) -> bool {
     let directories = directories();
     let missing: Vec<_> = names.iter().filter(|name| !is_there(name, &directories)).collect();
@@ -46,25 +46,25 @@ fn is_there(name: &str, directories: &[PathBuf]) -> bool {
     Command::new(command[0]).args(&command[1..]).output().is_ok_and(|output| output.status.success())
 }
 
-/// Says loudly that a test tests nothing here; in CI that is a failure.
+/// Reports that a test is skipped; fails in CI.
 pub fn skip(why: &str) {
     assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "needed in CI: {why}");
     say(&format!("\n!!! SKIPPED, NOTHING WAS TESTED: {why} !!!"));
 }
 
-/// Says something on the real stderr: `eprintln!` is captured, and shown only of a test that fails.
+/// Prints on the real stderr: the output of `eprintln!` is shown only if the test fails.
 pub fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Runs a script; shows what it said if it fails.
+/// Runs a script, which must succeed; prints its output if it fails.
 pub fn must_succeed(script: &mut Command) {
     let output = script.output().expect("bash is there");
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}\n{}", output.status, said(&output.stdout), said(&output.stderr));
 }
 
-/// `PATH`, with the directory of the binary under test before it and the one where `go install` puts programs behind.
+/// `PATH`, with the directory of the binary under test before it and that of `go install` after it.
 pub fn path_with(binary: &str) -> OsString {
     let mut all = vec![Path::new(binary).parent().expect("a binary lies in a directory").to_owned()];
     all.extend(directories());

@@ -1,4 +1,4 @@
-//! Values of the domain, as short as a test wants them.
+//! Short constructors of the domain's values.
 
 #![allow(dead_code, reason = "each binary uses a part of it")]
 

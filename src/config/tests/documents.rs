@@ -20,21 +20,21 @@ fn values(explained: &Explained) -> Vec<(&'static str, Value)> {
 }
 
 #[test]
-fn the_deployed_file_is_the_one_of_the_defaults() {
+fn the_deployed_file_is_the_generated_one() {
     let deployed = include_str!("../../../deploy/sagad.toml");
     assert_eq!(deployed, defaults_file(), "make it anew: sagad config defaults > deploy/sagad.toml");
     assert!(deployed.lines().all(|line| line.chars().count() <= 120));
 }
 
 #[test]
-fn the_file_as_it_stands_changes_nothing() {
+fn the_deployed_file_changes_no_setting() {
     let (as_it_stands, default) = (explain(&defaults_file()).unwrap(), explain("").unwrap());
     assert_eq!(as_it_stands.config, default.config);
     assert!(as_it_stands.settings.iter().all(|one| one.origin.is_none()));
 }
 
 #[test]
-fn the_file_has_each_key_once_with_its_default() {
+fn the_deployed_file_has_each_key_once_with_its_default() {
     let file = defaults_file();
     let keys = file.lines().filter_map(|line| line.strip_prefix('#').filter(|key| !key.starts_with([' ', '#'])));
     let keys = keys.filter(|key| !key.is_empty()).collect::<Vec<_>>().join("\n");
@@ -45,7 +45,7 @@ fn the_file_has_each_key_once_with_its_default() {
 }
 
 #[test]
-fn each_setting_is_explained() {
+fn each_setting_has_an_explanation() {
     for setting in settings::all() {
         assert!(setting.about.len() > 40 && setting.about.ends_with('.'), "{}: {}", setting.key, setting.about);
         assert!(!setting.help.ends_with('.') && setting.help.len() < 110, "{}: {}", setting.key, setting.help);
@@ -54,7 +54,7 @@ fn each_setting_is_explained() {
 }
 
 #[test]
-fn the_table_of_limits_is_made_of_the_settings() {
+fn the_limits_page_has_the_generated_table() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(LIMITS_PAGE);
     let page = fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once(BEGIN).expect("the place of the table");
@@ -73,7 +73,7 @@ fn the_table_of_limits_is_made_of_the_settings() {
 }
 
 #[test]
-fn settings_are_shown_in_their_order_with_who_said_them() {
+fn settings_are_shown_in_order_with_their_sources() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"# One line above.\nreaders = 7\ndata = \"/file\"\n").unwrap();
     let args = args(&["--data", "/flag", "--config", file.path().to_str().unwrap()]);
@@ -95,7 +95,7 @@ fn settings_are_shown_in_their_order_with_who_said_them() {
 }
 
 #[test]
-fn what_is_hardly_meant_is_warned_of() {
+fn suspicious_settings_are_warned_of() {
     let warnings = |text: &str| explain(text).unwrap().warnings([]);
     for fine in ["", "max_calls = 1000", "max_waiting = 32768", "insecure = true\nlisten = \"192.0.2.1:1\""] {
         assert_eq!(warnings(fine), [""; 0], "{fine}");

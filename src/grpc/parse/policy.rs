@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_gets_its_default() {
+    fn absent_fields_get_their_defaults() {
         let mut v = Violations::default();
         assert_eq!(policy(None, &mut v), Some(Policy::default()));
         assert_eq!(policy(Some(proto::Policy::default()), &mut v), Some(Policy::default()));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_wrong_is_named() {
+    fn all_violations_of_a_policy_are_named() {
         let mut v = Violations::default();
         let wrong = proto::Policy {
             on_stale: 99,

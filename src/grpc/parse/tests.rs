@@ -44,7 +44,7 @@ fn creation(message: CreateSagaRequest) -> Creation {
 }
 
 #[test]
-fn a_creation_needs_nothing() {
+fn a_creation_has_no_required_field() {
     let creation = creation(CreateSagaRequest::default());
     assert_eq!(creation.task_id.as_str().len(), 36, "a UUID: {}", creation.task_id);
     assert_eq!(creation.saga_id, creation.task_id.to_saga_id());
@@ -53,7 +53,7 @@ fn a_creation_needs_nothing() {
 }
 
 #[test]
-fn everything_wrong_with_a_creation_is_said_at_once() {
+fn all_violations_of_a_creation_are_reported_at_once() {
     let long = "x".repeat(4097);
     let message = CreateSagaRequest {
         task_id: "-a".into(),
@@ -93,7 +93,7 @@ fn everything_wrong_with_a_creation_is_said_at_once() {
 }
 
 #[test]
-fn the_first_of_equal_compensations_counts() {
+fn of_equal_compensations_the_first_is_kept() {
     let mut first = spec("remove-worktree", "/w");
     first.reason = "first".into();
     let message = CreateSagaRequest {
@@ -164,7 +164,7 @@ fn claims_have_their_defaults() {
 }
 
 #[test]
-fn everything_wrong_with_claims_is_said_at_once() {
+fn all_violations_of_claims_are_reported_at_once() {
     let message = ClaimRequest { ttl: seconds(0), purpose: 3, reason: "r".repeat(4097), ..Default::default() };
     assert_eq!(wrong(message), ["task_id", "owner_id", "ttl", "purpose", "reason"]);
     let message = ClaimNextRequest {
@@ -181,7 +181,7 @@ fn everything_wrong_with_claims_is_said_at_once() {
 }
 
 #[test]
-fn everything_wrong_under_a_lease_is_said_at_once() {
+fn all_violations_of_calls_under_a_lease_are_reported_at_once() {
     let lease = ["task_id", "owner_id", "fencing_token"];
     let with = |more: &[&'static str]| lease.iter().chain(more).copied().collect::<Vec<&str>>();
     let progress = Some(vec![0; 65_537].into());
@@ -202,7 +202,7 @@ fn everything_wrong_under_a_lease_is_said_at_once() {
 }
 
 #[test]
-fn a_heartbeat_may_say_nothing_new() {
+fn a_heartbeat_may_carry_no_progress() {
     let message =
         HeartbeatRequest { task_id: "t".into(), owner_id: "o".into(), fencing_token: 7, ..Default::default() };
     match command(message) {
@@ -217,7 +217,7 @@ fn a_heartbeat_may_say_nothing_new() {
 }
 
 #[test]
-fn a_quarantine_is_by_the_holder_or_by_a_person() {
+fn a_quarantine_is_by_the_holder_or_by_an_operator() {
     let base = QuarantineRequest { task_id: "t".into(), reason: "r".into(), ..Default::default() };
     let holder = QuarantineRequest { owner_id: "o".into(), fencing_token: 3, ..base.clone() };
     let person = QuarantineRequest { actor: "Jo".into(), revoke_lease: true, ..base.clone() };
@@ -232,7 +232,7 @@ fn a_quarantine_is_by_the_holder_or_by_a_person() {
 }
 
 #[test]
-fn everything_wrong_with_decisions_is_said_at_once() {
+fn all_violations_of_decisions_are_reported_at_once() {
     assert_eq!(wrong(WaiveCompensationRequest::default()), ["task_id", "position", "actor", "reason"]);
     let message = RecoverRequest { fencing_token: -1, ..Default::default() };
     assert_eq!(wrong(message), ["task_id", "decision", "actor", "reason", "fencing_token"]);
@@ -254,7 +254,7 @@ fn everything_wrong_with_decisions_is_said_at_once() {
 }
 
 #[test]
-fn everything_wrong_with_a_look_is_said_at_once() {
+fn all_violations_of_reads_are_reported_at_once() {
     let both = GetSagaRequest { task_id: "t".into(), saga_id: "s".into() };
     assert_eq!(fields(queries::get_saga(&both).unwrap_err()), ["saga_id"]);
     assert_eq!(fields(queries::get_saga(&GetSagaRequest::default()).unwrap_err()), ["task_id"]);

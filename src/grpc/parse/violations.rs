@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_are_named_by_path_and_bounded() {
+    fn violations_are_named_by_path_and_limited_in_number() {
         let mut violations = Violations::default();
         violations.within("requests[3].", |v| v.within("compensations[2].", |v| v.add("kind", "is required")));
         assert_eq!(violations.list, [("requests[3].compensations[2].kind".to_owned(), "is required".to_owned())]);

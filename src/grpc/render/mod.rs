@@ -78,7 +78,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn times_survive(micros: i64) {
+        fn times_round_trip(micros: i64) {
             let time = time(Timestamp::from_micros(micros));
             prop_assert!((0..1_000_000_000).contains(&time.nanos));
             prop_assert_eq!(i128::from(time.seconds) * 1_000_000 + i128::from(time.nanos / 1000), i128::from(micros));

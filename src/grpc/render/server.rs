@@ -3,7 +3,7 @@
 use crate::{
     domain::{bounds::Bound, command::QueueStatus},
     proto,
-    store::{QueueCounts, Stats},
+    store::{QueueStats, Stats},
 };
 
 use super::{ResponseBudget, count, enums::state, span, time};
@@ -27,7 +27,7 @@ pub fn stats(stats: &Stats) -> proto::GetStatsResponse {
     }
 }
 
-fn queue_stats(counts: &QueueCounts) -> proto::QueueStats {
+fn queue_stats(counts: &QueueStats) -> proto::QueueStats {
     proto::QueueStats {
         queue: counts.queue.to_string(),
         paused: counts.paused,

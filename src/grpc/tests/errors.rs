@@ -107,7 +107,7 @@ fn reason(status: &Status) -> String {
 }
 
 #[test]
-fn every_refusal_has_its_row() {
+fn every_rejection_has_a_status() {
     let every = every_rejection();
     assert_eq!(every.iter().map(discriminant).collect::<HashSet<_>>().len(), 24);
     for why in every {
@@ -132,7 +132,7 @@ fn every_refusal_has_its_row() {
 }
 
 #[test]
-fn every_error_of_the_store_has_its_row() {
+fn every_store_error_has_a_status() {
     let rows = [
         (StoreError::Overloaded { retry_after: SOON }, Code::ResourceExhausted, "OVERLOADED", true),
         (StoreError::Full { retry_after: SOON }, Code::ResourceExhausted, "STORE_FULL", true),

@@ -7,7 +7,7 @@ use crate::{
         bounds::ANSWER_BYTES,
         compensation::{Compensation, CompensationSpec},
         ids::{OwnerId, Revision},
-        lease::ReturnGrace,
+        lease::RestartGrace,
         saga::{CancelRequest, Reservation, Saga, Spec, State},
         text::{Actor, Blob, Kind, Text},
         time::{Span, Timestamp},
@@ -30,21 +30,21 @@ use crate::{
 const THEN: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
 fn at(seconds: u32) -> ReadTime {
-    ReadTime { now: THEN.plus(Span::from_secs(seconds)), grace: ReturnGrace::default() }
+    ReadTime { now: THEN.plus(Span::from_secs(seconds)), grace: RestartGrace::default() }
 }
 
 #[test]
-fn stale_is_judged_at_the_moment() {
+fn stale_is_computed_at_the_time_of_the_read() {
     let running = running("t", "q", None);
     assert!(!saga(&running, &at(29)).stale);
     assert!(saga(&running, &at(30)).stale);
-    let graced = ReturnGrace { returned_at: at(29).now, length: Span::from_secs(10) };
+    let graced = RestartGrace { returned_at: at(29).now, length: Span::from_secs(10) };
     assert!(!saga(&running, &ReadTime { grace: graced, ..at(35) }).stale);
     assert!(saga(&running, &ReadTime { grace: graced, ..at(39) }).stale);
 }
 
 #[test]
-fn a_lease_is_said_to_stand_as_it_is_judged() {
+fn the_standing_of_a_lease_agrees_with_the_rules() {
     use crate::{domain::lease::HolderEnd, domain::lease::Standing, proto::LeaseStanding};
     let held = running("t", "q", None);
     let with = |standing: Standing| {
@@ -59,12 +59,12 @@ fn a_lease_is_said_to_stand_as_it_is_judged() {
     };
     assert_eq!(told(&held, &at(29)), (LeaseStanding::Held, Some(30)));
     assert_eq!(told(&held, &at(30)), (LeaseStanding::Expired, Some(30)), "before any sweep has noticed");
-    let graced = ReturnGrace { returned_at: at(29).now, length: Span::from_secs(10) };
+    let graced = RestartGrace { returned_at: at(29).now, length: Span::from_secs(10) };
     assert_eq!(told(&held, &ReadTime { grace: graced, ..at(35) }), (LeaseStanding::Held, Some(39)));
     assert_eq!(told(&held, &ReadTime { grace: graced, ..at(39) }), (LeaseStanding::Expired, Some(39)));
     // Once it was noticed as expired, a later absence changes nothing.
     let expired = with(Standing::Expired { at: at(30).now, revision: Revision(5) });
-    let later = ReturnGrace { returned_at: at(50).now, length: Span::from_secs(10) };
+    let later = RestartGrace { returned_at: at(50).now, length: Span::from_secs(10) };
     assert_eq!(told(&expired, &ReadTime { grace: later, ..at(55) }), (LeaseStanding::Expired, Some(30)));
     let ended = with(Standing::EndedByHolder(HolderEnd::Released));
     assert_eq!(told(&ended, &at(0)), (LeaseStanding::EndedByHolder, None));
@@ -102,7 +102,7 @@ fn an_absent_terminal_reason_is_the_name_of_the_state() {
 }
 
 #[test]
-fn what_is_absent_stays_absent_and_the_policy_is_whole() {
+fn absent_fields_stay_absent_and_the_policy_is_complete() {
     let shown = saga(&planned("t", "q"), &at(0));
     assert_eq!((shown.lease, shown.end_time, shown.not_before, shown.issue), (None, None, None, None));
     assert!(!shown.cancel_requested);
@@ -132,7 +132,7 @@ fn large(task_id: &str) -> Saga {
 }
 
 #[test]
-fn lists_leave_the_bytes_out() {
+fn lists_omit_contents() {
     use prost::Message;
     let large = large("t");
     let (whole, entry) = (saga(&large, &at(0)), summary(&large, &at(0)));
@@ -142,7 +142,7 @@ fn lists_leave_the_bytes_out() {
 }
 
 #[test]
-fn a_repeat_fits_however_its_sagas_have_grown() {
+fn the_answer_to_a_repeat_fits_however_its_sagas_have_grown() {
     use prost::Message;
     let bytes_only = |task_id: &str| Saga { compensations: Vec::new(), ..large(task_id) };
     let grown =
@@ -186,7 +186,7 @@ async fn list_all(store: &Store, filter: proto::ListSagasRequest) -> (Vec<String
 }
 
 #[tokio::test]
-async fn pages_end_where_they_are_full() {
+async fn a_page_ends_at_the_size_limit() {
     let names: Vec<String> = (0..10).map(|i| format!("t{i}")).collect();
     let store = open(names.iter().map(|name| large(name)).collect());
     let (seen, pages) = list_all(&store, proto::ListSagasRequest::default()).await;
@@ -249,7 +249,7 @@ async fn a_history_is_listed_in_pages() {
 /// Framed events equal the messages that used to be sent one by one, and are no larger than what `RecentEvents` counts for
 /// them.
 #[test]
-fn p10_framed_events_are_whole_and_within_their_weight() {
+fn p10_framed_events_are_complete_and_within_their_accounted_size() {
     use std::collections::BTreeMap;
 
     use prost::Message;

@@ -123,7 +123,7 @@ fn heartbeats(request: command::Request) -> Result<Answer, StoreError> {
 }
 
 #[tokio::test]
-async fn before_the_store_is_open_it_is_unavailable_but_malformed_comes_first() {
+async fn before_the_store_is_open_calls_are_unavailable_unless_malformed() {
     let mut served = serve().await;
     let status = served.sagas.get_saga(proto::GetSagaRequest { task_id: "t".into(), ..Default::default() }).await;
     let status = status.unwrap_err();
@@ -137,7 +137,7 @@ async fn before_the_store_is_open_it_is_unavailable_but_malformed_comes_first() 
 }
 
 #[tokio::test]
-async fn a_changed_saga_comes_back_whole() {
+async fn a_changed_saga_is_returned_with_all_fields() {
     let mut served = serve_with(|request| match request.command {
         Command::Create(creations) => {
             Ok(Answer::Sagas(creations.iter().map(|creation| planned(creation.task_id.as_str(), "q").into()).collect()))
@@ -161,7 +161,7 @@ async fn a_changed_saga_comes_back_whole() {
 }
 
 #[tokio::test]
-async fn the_index_of_a_refusal_is_for_batches() {
+async fn only_the_refusal_of_a_batch_has_an_index() {
     let exists =
         || CommandRefusal { index: Some(0), ..CommandRefusal::plain(Rejection::SagaExists { field: "task_id" }) };
     let mut served = serve_with(move |_| Err(StoreError::Refused(Box::new(exists())))).await;
@@ -174,7 +174,7 @@ async fn the_index_of_a_refusal_is_for_batches() {
 }
 
 #[tokio::test]
-async fn a_wait_is_cut_to_the_callers_deadline() {
+async fn a_wait_is_limited_to_the_callers_deadline() {
     let (waits, seen) = std::sync::mpsc::channel();
     let mut served = serve_with(move |request| {
         if let Command::ClaimNext(claim) = request.command {
@@ -195,7 +195,7 @@ async fn a_wait_is_cut_to_the_callers_deadline() {
 }
 
 #[tokio::test]
-async fn an_item_of_keep_alive_fails_alone_and_in_order() {
+async fn a_failed_item_of_keep_alive_fails_no_other_and_keeps_its_place() {
     let mut served = serve_with(heartbeats).await;
     let mut items: Vec<proto::KeepAliveRequest> = (0..300).map(|i| heartbeat(&format!("t{i}"))).collect();
     items[1] = heartbeat("clamped");
@@ -215,7 +215,7 @@ async fn an_item_of_keep_alive_fails_alone_and_in_order() {
 }
 
 #[tokio::test]
-async fn streams_end_when_the_coordinator_stops_and_are_bounded() {
+async fn the_number_of_streams_is_limited_and_they_end_at_shutdown() {
     let mut served = serve_with(heartbeats).await;
     let watch = proto::WatchEventsRequest::default();
     let mut first = served.sagas.watch_events(watch.clone()).await.unwrap().into_inner();
@@ -244,7 +244,7 @@ async fn streams_end_when_the_coordinator_stops_and_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_seat_is_free_again_when_its_client_is_gone() {
+async fn a_stream_no_longer_counts_after_its_client_is_gone() {
     let mut served = serve_with(heartbeats).await;
     for _ in 0..10 {
         let mut watch = loop {
@@ -288,7 +288,7 @@ async fn every_error_carries_an_error_info() {
 }
 
 #[tokio::test]
-async fn the_server_tells_what_it_is() {
+async fn get_server_info_describes_the_server() {
     let mut served = serve_with(|_| Err(StoreError::ShuttingDown)).await;
     let info = served.admin.get_server_info(proto::GetServerInfoRequest {}).await.unwrap().into_inner();
     assert_eq!((info.version.as_str(), info.store.as_str()), (env!("CARGO_PKG_VERSION"), "memory"));
@@ -299,7 +299,7 @@ async fn the_server_tells_what_it_is() {
 }
 
 #[tokio::test]
-async fn a_purge_goes_in_steps() {
+async fn a_purge_is_done_in_steps() {
     let (steps, seen) = std::sync::mpsc::channel();
     let left = std::sync::Mutex::new(1700_usize);
     let mut served = serve_with(move |request| {
@@ -330,7 +330,7 @@ async fn a_purge_goes_in_steps() {
 }
 
 #[tokio::test]
-async fn a_backup_is_whole_and_leaves_nothing_behind() {
+async fn a_backup_is_complete_and_leaves_no_files() {
     let mut served = serve_with(|_| Err(StoreError::ShuttingDown)).await;
     served.memory.compact(Revision(9));
     served.memory.back_up_as(vec![7; 3 * 1024 * 1024 + 1]);

@@ -11,7 +11,7 @@ use crate::{
         bounds::ANSWER_BYTES,
         compensation::{Compensation, CompensationSpec},
         ids::{FencingToken, OwnerId, TaskId},
-        lease::ReturnGrace,
+        lease::RestartGrace,
         rejection::{CommandRefusal, Rejection, UnextendedLease},
         saga::{Saga, Spec, State},
         text::{Blob, Kind, Text},
@@ -61,7 +61,7 @@ proptest! {
     #[test]
     fn p12_an_answer_is_no_larger_than_clients_accept(sizes in sizes()) {
         let stored: Vec<Saga> = sizes.into_iter().enumerate().map(|(place, size)| saga(place, size)).collect();
-        let read_time = ReadTime { now: Timestamp::from_micros(1_700_000_000_000_000), grace: ReturnGrace::default() };
+        let read_time = ReadTime { now: Timestamp::from_micros(1_700_000_000_000_000), grace: RestartGrace::default() };
         let shown = sagas(&stored, &read_time);
         prop_assert!(shown.iter().map(|saga| &saga.task_id).eq(stored.iter().map(|saga| saga.task_id().as_str())));
         let answer = proto::ClaimNextResponse { sagas: shown, waited: Some(render::span(Span::from_secs(60))) };

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_tells_whose_it_is() {
+    fn a_token_contains_the_name_of_its_principal() {
         let token = make_token("ci/build@x.y:1+2_3-4", &[0xff; 32]);
         assert_eq!(token.len(), "sagad~ci/build@x.y:1+2_3-4~".len() + 43);
         assert_eq!(principal_name(&token), Some("ci/build@x.y:1+2_3-4"));

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_right_one_of_many_is_found() {
+    fn a_token_finds_its_principal_among_many() {
         let text: String =
             ('0'..='9').map(|n| entry(&format!("p{n}"), "'reader'", n, &format!("certificate = 'c{n}'"))).collect();
         let table = table(&PrincipalTable::default(), &text);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unchanged_goes_on_and_the_rest_ends() {
+    fn a_reload_ends_the_calls_of_changed_principals_only() {
         let first = table(
             &PrincipalTable::default(),
             &[entry("a", "'reader'", '1', ""), entry("b", "'reader'", '2', ""), entry("c", "'reader'", '3', "")]
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_run_out_is_refused_and_ended_until_there_is_more_time() {
+    fn a_principal_after_its_not_after_is_refused_until_it_is_extended() {
         let first = table(&PrincipalTable::default(), &entry("a", "'reader'", '1', "not_after = 1970-01-01T00:00:02Z"));
         let end = Timestamp::from_micros(2_000_000);
         let caller = first.by_token(&[0x11; 32], THEN).unwrap();

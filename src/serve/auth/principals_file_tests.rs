@@ -21,7 +21,7 @@ fn wrong(text: &str) -> String {
 }
 
 #[test]
-fn all_that_an_entry_can_say_is_read() {
+fn every_field_of_an_entry_is_read() {
     let text = format!(
         "[[principal]]\nname = 'ci/build@x'\nroles = ['worker', 'reader']\nqueues = ['a', 'b']\ntokens = [{}, {}]\n\
          certificate = 'spiffe://x/ci'\nnot_after = 2030-01-31T13:00:00+01:00\n\n[[principal]]\nname = 'all'\n\
@@ -146,7 +146,7 @@ proptest! {
 }
 
 #[test]
-fn names_that_only_begin_alike_are_two_principals() {
+fn names_with_a_common_prefix_are_different_principals() {
     let named =
         |name: &str, digit| format!("[[principal]]\nname = '{name}'\nroles = ['reader']\ntokens = [{}]\n", hash(digit));
     let text =

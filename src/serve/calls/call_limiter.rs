@@ -394,7 +394,7 @@ mod tests {
 
     /// Aborted calls free their slots at once, before their tasks run.
     #[test]
-    fn an_aborted_call_takes_no_slot() {
+    fn an_aborted_call_occupies_no_slot() {
         let (request_timeout, answer_timeout) = (Duration::from_secs(2), Duration::from_secs(2));
         let limits =
             CallLimits { request_timeout, answer_timeout, max_message_bytes: 1, max_calls: 40, max_call_bytes: 1 };

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_told_apart_however_they_are_cut() {
+    fn messages_are_separated_however_they_are_split() {
         let body = [&[0, 0, 0, 0, 0][..], &[0, 0, 0, 0, 3, 7, 7, 7], &[1, 0, 0, 1, 0], &[9; 256], &[0, 0]].concat();
         for size in 1..=body.len() {
             let mut scanner = MessageScanner::default();

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_the_codes() {
+    fn the_names_of_codes_are_grpcs() {
         for (number, name) in CODES.into_iter().enumerate() {
             let code = Code::from(number as i32);
             assert_eq!(code as usize, number);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn p10_paths_that_no_service_has_share_one_place() {
+    fn p10_unknown_paths_share_one_counter() {
         let metrics = RpcMetrics::of([("/a.B/C", false), ("/a.B/Watch", true)].into_iter());
         for n in 0..1000 {
             let index = metrics.index(&format!("/made/up-{n}"));

@@ -40,7 +40,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     routes::{HealthService, routes},
-    state::Ops,
+    state::OpsState,
 };
 use crate::{
     config::OPS_CONNECTIONS,
@@ -72,7 +72,7 @@ struct OpenConnection {
 
 /// Serves until the result is dropped.
 pub(in crate::serve) fn serve<H: HealthService>(
-    ops: &Arc<Ops>,
+    ops: &Arc<OpsState>,
     socket: TcpListener,
     health: H,
 ) -> io::Result<AbortOnDropHandle<()>> {
@@ -82,7 +82,7 @@ pub(in crate::serve) fn serve<H: HealthService>(
 }
 
 /// Accepts and serves connections. Never returns.
-async fn accept_loop<H: HealthService>(socket: TcpListener, ops: Arc<Ops>, health: H) {
+async fn accept_loop<H: HealthService>(socket: TcpListener, ops: Arc<OpsState>, health: H) {
     let router = routes(ops.clone(), health);
     let mut open: VecDeque<OpenConnection> = VecDeque::with_capacity(OPS_CONNECTIONS);
     loop {

@@ -6,11 +6,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::readings::{QueueSums, Readings, StoreReadings};
+use super::readings::{QueueGauges, Readings, StoreReadings};
 use crate::{
     domain::{event::EventType, time::Timestamp},
     logs,
-    metrics::{CheckpointKind, CheckpointOutcome, HistogramSnapshot, QueueVitals, WatchKind},
+    metrics::{CheckpointKind, CheckpointOutcome, HistogramSnapshot, QueueEventCounts, WatchKind},
     serve::observe::MethodMetrics,
 };
 
@@ -146,7 +146,7 @@ pub(super) const METRICS: &[(&str, &[Metric])] = &[
             .by(&["type"]),
             counter("sagad_lease_expirations", "Leases that ran out", |now| {
                 now.of_store(|store| {
-                    let of_queue = |(queue, counts): (String, QueueVitals)| {
+                    let of_queue = |(queue, counts): (String, QueueEventCounts)| {
                         [("execute", counts.execution_expired), ("compensate", counts.compensation_expired)]
                             .map(|(purpose, count)| (vec![queue.clone(), purpose.to_owned()], Value::Number(count as f64)))
                     };
@@ -173,7 +173,7 @@ pub(super) const METRICS: &[(&str, &[Metric])] = &[
             }),
             gauge("sagad_sagas", "Sagas by queue and state", |now| {
                 now.of_store(|store| {
-                    let of_queue = |(queue, sums): &(String, QueueSums)| {
+                    let of_queue = |(queue, sums): &(String, QueueGauges)| {
                         let labels = |state: &str| vec![queue.clone(), state.to_lowercase()];
                         let counts = sums.states.iter();
                         counts.map(|(state, count)| (labels(state.name()), Value::Number(*count as f64))).collect::<Vec<_>>()
@@ -288,8 +288,8 @@ pub(super) const METRICS: &[(&str, &[Metric])] = &[
             }),
             gauge(
                 "sagad_writer_silence_seconds",
-                "How long ago the writer last turned; a quarter of a second when idle",
-                |now| now.of_store(|store| one(seconds(store.time_since_turn.micros()))),
+                "How long ago the writer last ran; a quarter of a second when idle",
+                |now| now.of_store(|store| one(seconds(store.writer_silence.micros()))),
             ),
         ],
     ),
@@ -378,7 +378,7 @@ pub(super) const METRICS: &[(&str, &[Metric])] = &[
             ),
             gauge(
                 "sagad_network_silence_seconds",
-                "How long ago the slowest network thread last turned; half a second when idle",
+                "How long ago the slowest network thread last ran; half a second when idle",
                 |now| one(seconds(now.ops.liveness.network().1.micros())),
             ),
             gauge("sagad_ready", "1 if /readyz says so, else 0", |now| {
@@ -443,7 +443,7 @@ fn refused_connections(now: &Readings) -> Samples {
     ])
 }
 
-fn by_queue(now: &Readings, value: fn(&QueueSums) -> f64) -> Samples {
+fn by_queue(now: &Readings, value: fn(&QueueGauges) -> f64) -> Samples {
     now.of_store(|store| {
         store.queues.iter().map(|(queue, sums)| (vec![queue.clone()], Value::Number(value(sums)))).collect()
     })

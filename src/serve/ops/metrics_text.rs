@@ -98,7 +98,7 @@ mod tests {
         "<!-- Made from src/serve/ops/metrics.rs: SAGAD_WRITE_DOCS=1 cargo test --lib metrics_text -->\n";
 
     #[test]
-    fn it_is_written_as_openmetrics() {
+    fn metrics_are_written_as_openmetrics() {
         fn nothing(_: &Readings) -> Samples {
             Vec::new()
         }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_is_made_of_the_declarations() {
+    fn the_metrics_page_is_generated_from_the_declarations() {
         let mut made = BEGIN.to_owned();
         let mut names = BTreeSet::new();
         for (section, metrics) in METRICS {

@@ -14,4 +14,4 @@ mod stats_cache;
 mod system_metrics;
 
 pub(super) use http_server::serve;
-pub(super) use state::{Ops, OpsSettings};
+pub(super) use state::{OpsSettings, OpsState};

@@ -3,17 +3,17 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    state::Ops,
+    state::OpsState,
     system_metrics::{DiskMetrics, ProcessMetrics},
 };
 use crate::{
     domain::{
-        lease::ReturnGrace,
+        lease::RestartGrace,
         saga::State,
         time::{Span, Timestamp},
     },
-    metrics::{QueueVitals, Vitals},
-    store::QueueCounts,
+    metrics::{QueueEventCounts, Vitals},
+    store::QueueStats,
 };
 
 /// Most queues that are named; all others are counted together.
@@ -23,7 +23,7 @@ const OTHER: &str = "_other";
 
 /// What the metrics are read from.
 pub(super) struct Readings {
-    pub(super) ops: Arc<Ops>,
+    pub(super) ops: Arc<OpsState>,
     pub(super) process: ProcessMetrics,
     pub(super) disk: DiskMetrics,
     /// None: the store is not open yet.
@@ -33,17 +33,17 @@ pub(super) struct Readings {
 /// What the store tells.
 pub(super) struct StoreReadings {
     pub(super) vitals: Vitals,
-    pub(super) time_since_turn: Span,
-    pub(super) grace: ReturnGrace,
+    pub(super) writer_silence: Span,
+    pub(super) grace: RestartGrace,
     /// When the sagas were counted. None: they have not been yet.
     pub(super) counted_at: Option<Timestamp>,
     /// The largest queues in order of name, then the others together.
-    pub(super) queues: Vec<(String, QueueSums)>,
+    pub(super) queues: Vec<(String, QueueGauges)>,
 }
 
 impl Readings {
     /// Reads all of it. Waits up to two seconds for new counts of sagas.
-    pub(super) async fn now(ops: &Arc<Ops>) -> Self {
+    pub(super) async fn now(ops: &Arc<OpsState>) -> Self {
         let store = match ops.store.get() {
             None => None,
             Some(store) => {
@@ -51,7 +51,7 @@ impl Readings {
                 // After the counts: reading them may have taken a while.
                 Some(StoreReadings {
                     vitals: store.vitals(),
-                    time_since_turn: store.time_since_turn(),
+                    writer_silence: store.writer_silence(),
                     grace: store.read_time().grace,
                     counted_at: counts.as_ref().map(|counts| counts.at),
                     queues: counts.map(|counts| largest_queues(&counts.stats.queues)).unwrap_or_default(),
@@ -69,16 +69,16 @@ impl Readings {
 
 impl StoreReadings {
     /// What was counted of queues as it happened: those that are named, then the others together if there is anything.
-    pub(super) fn queue_events(&self) -> impl Iterator<Item = (String, QueueVitals)> {
+    pub(super) fn queue_events(&self) -> impl Iterator<Item = (String, QueueEventCounts)> {
         let others = self.vitals.other_queues;
-        let others = (others != QueueVitals::default()).then(|| (OTHER.to_owned(), others));
+        let others = (others != QueueEventCounts::default()).then(|| (OTHER.to_owned(), others));
         self.vitals.queues.iter().map(|(queue, counts)| (queue.to_string(), *counts)).chain(others)
     }
 }
 
-/// The counts of one queue, or of several together.
+/// The gauges of one queue, or of several together.
 #[derive(Clone, Debug, Default)]
-pub(super) struct QueueSums {
+pub(super) struct QueueGauges {
     pub(super) states: BTreeMap<State, u64>,
     pub(super) ready: u64,
     pub(super) stale: u64,
@@ -86,8 +86,8 @@ pub(super) struct QueueSums {
     pub(super) paused: bool,
 }
 
-impl QueueSums {
-    fn add(&mut self, queue: &QueueCounts) {
+impl QueueGauges {
+    fn add(&mut self, queue: &QueueStats) {
         queue.states.iter().for_each(|(state, count)| *self.states.entry(*state).or_default() += count);
         self.ready += queue.ready;
         self.stale += queue.stale;
@@ -97,15 +97,15 @@ impl QueueSums {
 }
 
 /// The largest queues in order of name, then the others together.
-fn largest_queues(queues: &[QueueCounts]) -> Vec<(String, QueueSums)> {
-    let in_flight = |queue: &QueueCounts| -> u64 {
+fn largest_queues(queues: &[QueueStats]) -> Vec<(String, QueueGauges)> {
+    let in_flight = |queue: &QueueStats| -> u64 {
         queue.states.iter().filter(|(state, _)| !state.is_terminal()).map(|(_, count)| count).sum()
     };
-    let all = |queue: &QueueCounts| -> u64 { queue.states.iter().map(|(_, count)| count).sum() };
+    let all = |queue: &QueueStats| -> u64 { queue.states.iter().map(|(_, count)| count).sum() };
     let mut by_size: Vec<_> = queues.iter().collect();
     by_size.sort_by_key(|queue| (std::cmp::Reverse((in_flight(queue), all(queue))), queue.queue.clone()));
-    let mut told: BTreeMap<String, QueueSums> = BTreeMap::new();
-    let mut others: Option<QueueSums> = None;
+    let mut told: BTreeMap<String, QueueGauges> = BTreeMap::new();
+    let mut others: Option<QueueGauges> = None;
     for (place, queue) in by_size.into_iter().enumerate() {
         if place < QUEUES {
             told.entry(queue.queue.to_string()).or_default().add(queue);

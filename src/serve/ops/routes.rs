@@ -19,7 +19,7 @@ use tower::Service;
 use super::{
     metrics_text::{CONTENT_TYPE as METRICS, MetricsText},
     readings::Readings,
-    state::{Ops, ProbeCheck},
+    state::{OpsState, ProbeCheck},
 };
 
 /// The health service as `tonic-health` makes it; its type can't be named.
@@ -46,7 +46,7 @@ impl<S> HealthService for S where
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// `/metrics`, the probes, and gRPC health.
-pub(super) fn routes<H: HealthService>(ops: Arc<Ops>, health: H) -> Router {
+pub(super) fn routes<H: HealthService>(ops: Arc<OpsState>, health: H) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(livez))
@@ -59,7 +59,7 @@ pub(super) fn routes<H: HealthService>(ops: Arc<Ops>, health: H) -> Router {
         .with_state(ops)
 }
 
-async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
+async fn metrics(State(ops): State<Arc<OpsState>>) -> Response {
     match MetricsText::read(&Readings::now(&ops).await).render() {
         Ok(text) => page(StatusCode::OK, METRICS, text),
         // Only for a label that can't be encoded, and there is none.
@@ -67,12 +67,12 @@ async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     }
 }
 
-async fn livez(State(ops): State<Arc<Ops>>, RawQuery(query): RawQuery) -> Response {
+async fn livez(State(ops): State<Arc<OpsState>>, RawQuery(query): RawQuery) -> Response {
     let checks = ops.checks_with_retries().await;
     probe_response(checks.into_iter().filter(|check| check.live).collect(), query)
 }
 
-async fn readyz(State(ops): State<Arc<Ops>>, RawQuery(query): RawQuery) -> Response {
+async fn readyz(State(ops): State<Arc<OpsState>>, RawQuery(query): RawQuery) -> Response {
     probe_response(ops.checks_with_retries().await, query)
 }
 

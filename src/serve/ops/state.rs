@@ -1,4 +1,4 @@
-//! [`Ops`]: what the operators' listener reports on.
+//! [`OpsState`]: what the operators' listener reports on.
 
 use std::{
     fmt,
@@ -30,13 +30,13 @@ use crate::{
 /// any sync of a working disk and than a busy machine keeps a thread waiting, shorter than probes wait.
 const SILENCE_MAX: Span = Span::from_secs(10);
 /// How often a probe checks again before it reports that the daemon is not live. After a suspension (a laptop, a paused
-/// container) threads wake in any order, and each turns within half a second.
+/// container) threads wake in any order, and each runs within half a second.
 const PROBE_RETRIES: usize = 3;
 /// The time between these checks.
 const PROBE_RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// The operators' listener and what it reports on. It is filled in as the daemon starts.
-pub(in crate::serve) struct Ops {
+/// What the operators' listener reports on. It is filled in as the daemon starts.
+pub(in crate::serve) struct OpsState {
     pub(super) data: PathBuf,
     pub(super) max_wal_bytes: u64,
     pub(super) max_connections: usize,
@@ -60,7 +60,7 @@ pub(in crate::serve) struct OpsSettings {
     pub(in crate::serve) liveness: Arc<Liveness>,
 }
 
-impl Ops {
+impl OpsState {
     /// Starts the metrics of calls.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Ops {
         clock: &Arc<dyn Clock>,
     ) -> Result<Arc<Self>, prost_reflect::DescriptorError> {
         let OpsSettings { data, max_wal_bytes, max_connections, spans, liveness } = settings;
-        Ok(Arc::new(Ops {
+        Ok(Arc::new(OpsState {
             data,
             max_wal_bytes,
             max_connections,
@@ -100,7 +100,7 @@ impl Ops {
         self.ending.store(true, Relaxed);
     }
 
-    /// Like [`Ops::checks`], but repeated for a moment while a check fails that would make the daemon not live.
+    /// Like [`OpsState::checks`], but repeated for a moment while a check fails that would make the daemon not live.
     pub(super) async fn checks_with_retries(&self) -> Vec<ProbeCheck> {
         for _ in 0..PROBE_RETRIES {
             let checks = self.checks();
@@ -116,19 +116,19 @@ impl Ops {
     pub(super) fn checks(&self) -> Vec<ProbeCheck> {
         let ending = self.ending.load(Relaxed);
         let silent = |part: &dyn fmt::Display, silence: Span| {
-            format!("{part} has not turned for {} s", silence.micros() / 1_000_000)
+            format!("{part} has been silent for {} s", silence.micros() / 1_000_000)
         };
         let writer = self.liveness.writer();
         let (thread, network) = self.liveness.network();
         vec![
             ProbeCheck {
-                condition: "the writer turns",
+                condition: "the writer runs",
                 failure: silent(&DaemonThread::Writer, writer.unwrap_or(Span::ZERO)),
                 ok: writer.is_none_or(|silence| silence <= SILENCE_MAX),
                 live: true,
             },
             ProbeCheck {
-                condition: "the network threads turn",
+                condition: "the network threads run",
                 failure: silent(&thread, network),
                 ok: network <= SILENCE_MAX,
                 live: true,
@@ -167,7 +167,7 @@ mod tests {
     };
 
     #[test]
-    fn it_is_live_while_the_writer_turns_and_ready_while_it_stays() {
+    fn the_daemon_is_live_while_the_writer_runs_and_ready_until_shutdown() {
         let clock = Arc::new(ManualClock::default());
         let liveness = Liveness::of(&(clock.clone() as Arc<dyn Clock>), &[]);
         let settings = OpsSettings {
@@ -177,8 +177,8 @@ mod tests {
             spans: Arc::default(),
             liveness: liveness.clone(),
         };
-        let ops = Ops::new(settings, &(clock.clone() as Arc<dyn Clock>)).unwrap();
-        let wrong = |ops: &Ops| {
+        let ops = OpsState::new(settings, &(clock.clone() as Arc<dyn Clock>)).unwrap();
+        let wrong = |ops: &OpsState| {
             let checks = ops.checks();
             checks.into_iter().filter(|check| !check.ok).map(|check| (check.failure, check.live)).collect::<Vec<_>>()
         };
@@ -188,16 +188,16 @@ mod tests {
         ops.set_store(store.clone());
         liveness.set_writer(Arc::new({
             let store = store.clone();
-            move || store.time_since_turn()
+            move || store.writer_silence()
         }));
         assert_eq!(wrong(&ops), []);
-        // A writer that has ended turns no more, like one that hangs.
+        // A writer that has ended is silent, like one that hangs.
         store.close();
         futures::executor::block_on(writer.ended()).unwrap();
         clock.advance(SILENCE_MAX);
         assert_eq!(wrong(&ops), []);
         clock.advance(Span::from_secs(1));
-        assert_eq!(wrong(&ops), [("the writer has not turned for 11 s".to_owned(), true)]);
+        assert_eq!(wrong(&ops), [("the writer has been silent for 11 s".to_owned(), true)]);
         ops.set_ending();
         assert_eq!(wrong(&ops).len(), 2);
     }

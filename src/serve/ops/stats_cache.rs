@@ -42,12 +42,12 @@ impl StatsCache {
     /// The counts, read again if they are old. None: the first read has not finished in time.
     pub(super) async fn read(&self, store: &Store) -> Option<Arc<CachedStats>> {
         if self.is_outdated(store)
-            && let Ok(turn) = self.reading.clone().try_acquire_owned()
+            && let Ok(permit) = self.reading.clone().try_acquire_owned()
         {
             let (store, cached) = (store.clone(), self.cached.clone());
             // The read goes on if the caller gives up, so that its result is cached.
             let reading = tokio::spawn(async move {
-                let _turn = turn;
+                let _permit = permit;
                 let at = store.read_time().now;
                 if let Ok(stats) = store.stats().await {
                     let took = store.read_time().now.since(at);

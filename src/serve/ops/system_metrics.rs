@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_tells_of_this_process_and_its_disk() {
+    fn process_and_disk_metrics_are_read_from_the_kernel() {
         let process = ProcessMetrics::read();
         assert!(process.cpu_seconds.is_some() && process.threads.is_some_and(|threads| threads > 0), "{process:?}");
         assert!(process.resident_bytes.is_some_and(|bytes| bytes > 1 << 20 && bytes < 1 << 40), "{process:?}");

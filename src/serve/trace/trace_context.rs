@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn p12_a_trace_id_is_shown_only_if_it_is_one() {
+    fn p12_only_a_valid_trace_id_is_shown() {
         let shown = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("traceparent", value.parse().unwrap());
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_traces_decides() {
+    fn the_sampled_flag_of_the_client_decides() {
         let context = sampled(&format!("00-{TRACE}-b7ad6b7169203331-01"), 0.0).unwrap();
         assert_eq!((context.trace_id[0], context.trace_id[15], context.state.as_str()), (0x0a, 0x9c, "a=b"));
         assert_eq!(context.parent, Some([0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn p12_what_is_malformed_is_not_there() {
+    fn p12_a_malformed_trace_context_is_ignored() {
         for bad in [
             "",
             "00",

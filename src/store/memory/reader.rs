@@ -17,7 +17,7 @@ use crate::{
 
 use super::{
     super::{
-        Cursor, EventQuery, ListQuery, PageBounds, QueueCounts, ReadTime, Reader, SagaKey, SagaPage, ScanPage,
+        Cursor, EventQuery, ListQuery, PageBounds, QueueStats, ReadTime, Reader, SagaKey, SagaPage, ScanPage,
         StoreError,
     },
     Memory, Record, StoredData,
@@ -38,14 +38,14 @@ impl StoredData {
         Ok(())
     }
 
-    fn counts_of(&self, status: &QueueStatus, read_time: &ReadTime) -> QueueCounts {
+    fn counts_of(&self, status: &QueueStatus, read_time: &ReadTime) -> QueueStats {
         let records: Vec<&Record> = self.sagas.values().filter(|r| r.saga.spec.queue == status.queue).collect();
         let in_state = |state| records.iter().filter(|record| record.saga.state == state).count() as u64;
         let counted = State::ALL.into_iter().map(|state| (state, in_state(state)));
         let ready: Vec<_> = records.iter().filter(|r| r.derived.ready == Some(LeasePurpose::Execute)).collect();
         let since =
             |record: &&&Record| record.saga.spec.create_time.max(record.saga.not_before.unwrap_or(Timestamp::ZERO));
-        QueueCounts {
+        QueueStats {
             queue: status.queue.clone(),
             paused: status.paused,
             states: counted.filter(|(_, count)| *count > 0).collect(),
@@ -124,7 +124,7 @@ impl Reader for Memory {
         Ok(bounds.admitted(stale, through))
     }
 
-    fn counts(&self, read_time: &ReadTime) -> Result<Vec<QueueCounts>, StoreError> {
+    fn counts(&self, read_time: &ReadTime) -> Result<Vec<QueueStats>, StoreError> {
         let data = self.data();
         Ok(data.queues.values().map(|status| data.counts_of(status, read_time)).collect())
     }

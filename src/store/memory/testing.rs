@@ -10,7 +10,7 @@ use crate::{
         command::{Answer, Creation, Request},
         event::Event,
         ids::{FencingToken, OwnerId, QueueName, Revision, TaskId},
-        lease::{Lease, LeasePurpose, ReturnGrace, StaleCause, Standing},
+        lease::{Lease, LeasePurpose, RestartGrace, StaleCause, Standing},
         saga::{Saga, State},
         time::{Span, Timestamp},
         transition::create,
@@ -71,7 +71,7 @@ impl Memory {
         let shared = SharedState::new(
             clock,
             Arc::new(RecentEvents::starting_at(self.data().head())),
-            ReturnGrace::default(),
+            RestartGrace::default(),
             Arc::default(),
         );
         let (store, messages) = Store::new(1024, Arc::new(self.clone()), 4, shared, "memory");

@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     super::{
-        EventQuery, ListQuery, PageBounds, QueueCounts, ReadTime, Reader, SagaKey, SagaPage, ScanPage, StoreError,
+        EventQuery, ListQuery, PageBounds, QueueStats, ReadTime, Reader, SagaKey, SagaPage, ScanPage, StoreError,
         columns::codes::Coded,
         query::Cursor,
         ready_snapshot::{ReadyCount, ReadySnapshot},
@@ -281,7 +281,7 @@ impl Reader for PostgresReader {
         Ok(found.into_iter().map(|(_, saga)| saga).collect())
     }
 
-    fn counts(&self, read_time: &ReadTime) -> Result<Vec<QueueCounts>, StoreError> {
+    fn counts(&self, read_time: &ReadTime) -> Result<Vec<QueueStats>, StoreError> {
         let now = read_time.now;
         let known = self.ready.lock().clone().filter(|known| known.holds_at(now));
         let (counted, ready) = self.look(async |client| {
@@ -299,7 +299,7 @@ impl Reader for PostgresReader {
             for row in queues {
                 let id: i64 = integer(&row, 5)?;
                 let of_ready = ready.by_queue.get(&id).copied().unwrap_or_default();
-                let mut of_queue = QueueCounts {
+                let mut of_queue = QueueStats {
                     queue: parsed(&row, 0, QueueName::parse)?,
                     paused: integer::<i64>(&row, 1)? == 1,
                     states: Vec::new(),

@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     super::{
-        EventQuery, ListQuery, PageBounds, QueueCounts, ReadTime, Reader, SagaKey, SagaPage, ScanPage, StoreError,
+        EventQuery, ListQuery, PageBounds, QueueStats, ReadTime, Reader, SagaKey, SagaPage, ScanPage, StoreError,
         columns::{codes::Coded, decode},
         query::Cursor,
         ready_snapshot::{ReadyCount, ReadySnapshot},
@@ -340,7 +340,7 @@ impl Reader for SqliteReader {
         Ok(bounds.admitted(found, through))
     }
 
-    fn counts(&self, read_time: &ReadTime) -> Result<Vec<QueueCounts>, StoreError> {
+    fn counts(&self, read_time: &ReadTime) -> Result<Vec<QueueStats>, StoreError> {
         // Memory is read first: every queue in it is then also in the snapshot.
         let mut counted = self.shared.counts.lock().clone();
         self.look(|connection| {
@@ -355,7 +355,7 @@ impl Reader for SqliteReader {
                 let paused = row.get(2)?;
                 let count = counted.remove(&id).unwrap_or_default();
                 let ready = ready.get(&id).copied().unwrap_or_default();
-                all.push(QueueCounts {
+                all.push(QueueStats {
                     queue,
                     paused,
                     states: count.states(),

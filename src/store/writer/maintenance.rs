@@ -2,7 +2,7 @@
 
 use crate::{
     coordinator::{Backend, BackendError, MaintenanceBudget, StoreError},
-    domain::{bounds::ABSENCE_WITHOUT_GRACE, lease::ReturnGrace, time::Span},
+    domain::{bounds::ABSENCE_WITHOUT_GRACE, lease::RestartGrace, time::Span},
     mutants::{self, Mutant},
 };
 
@@ -40,7 +40,7 @@ impl<B: Backend> Writer<B> {
     pub(super) fn begin_turn(&mut self) {
         let now = self.shared.clock.now();
         let metrics = &self.shared.metrics;
-        metrics.record_turn(now);
+        metrics.record_writer_run(now);
         if metrics.clock_comparison_is_due(now)
             && let Some(step) = metrics.compare_clocks(now, self.shared.clock.utc())
         {
@@ -59,7 +59,7 @@ impl<B: Backend> Writer<B> {
         let away = now.since(self.last_able);
         if away > ABSENCE_WITHOUT_GRACE && self.refusal.is_none() {
             metrics.record_absence(away, now);
-            let grace = ReturnGrace { returned_at: now, length: self.options.restart_grace };
+            let grace = RestartGrace { returned_at: now, length: self.options.restart_grace };
             tracing::warn!(away = %away, grace = %grace.length, "the coordinator was away; leases get their grace");
             *self.shared.grace.write() = grace;
             self.coordinator.returned(grace);

@@ -1,4 +1,4 @@
-//! `sagad bench`: every mode in short, on a daemon of its own and on another's; what it leaves behind; how it ends.
+//! `sagad bench`: every mode in a short run, on its own daemon and on a named one; and its cleanup.
 
 use std::{
     fs,
@@ -10,8 +10,8 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::daemon::{Daemon, sagad, signal};
-use crate::support::{binary::Ran, until};
+use super::cli_fixture::{CliFixture, sagad, signal};
+use crate::support::{binary::CommandOutput, until};
 
 /// Each mode with the rpcs that it times.
 const MODES: &[(&str, &[&str])] = &[
@@ -27,10 +27,10 @@ const MODES: &[(&str, &[&str])] = &[
 ];
 const SHORT: &str = "--duration 300ms --warmup 50ms --clients 4 --connections 2";
 
-/// What it reports: nothing on stderr, one object, whose figures make sense.
+/// Runs it; returns the report, which must be one object with plausible figures, and nothing on stderr.
 fn reported(command: Command, what: &str) -> Value {
-    let ran = Ran::of(command);
-    // Where the temporary directory is in memory it says so.
+    let ran = CommandOutput::of(command);
+    // It warns if the temporary directory is in memory.
     let told: Vec<&str> = ran.err.lines().filter(|line| !line.contains("in memory")).collect();
     assert_eq!((ran.code, told.as_slice()), (0, &[][..]), "{what}\n{}", ran.out);
     assert_eq!(ran.out.lines().count(), 1, "{what}: {}", ran.out);
@@ -61,7 +61,7 @@ fn rpcs(report: &Value) -> Vec<&str> {
     report["latency_us"]["rpcs"].as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// A run on a daemon of its own, in this directory.
+/// A run with its own daemon, in this directory.
 fn own(dir: &Path, line: &str) -> Command {
     let mut command = sagad(&format!("bench -o json {line} --dir"));
     command.arg(dir);
@@ -73,7 +73,7 @@ fn is_empty(dir: &Path) -> bool {
 }
 
 #[test]
-fn every_mode_measures_a_daemon_of_its_own() {
+fn every_bench_mode_measures_its_own_daemon() {
     let dir = tempfile::tempdir().unwrap();
     for (mode, expected) in MODES {
         let report = reported(own(dir.path(), &format!("--mode {mode} {SHORT}")), mode);
@@ -91,28 +91,28 @@ fn every_mode_measures_a_daemon_of_its_own() {
 }
 
 #[test]
-fn every_mode_measures_the_daemon_that_is_named() {
-    let d = Daemon::start();
+fn every_bench_mode_measures_a_named_daemon() {
+    let d = CliFixture::start();
     for (mode, expected) in MODES {
         let report = reported(d.command(&format!("bench -o json --mode {mode} {SHORT} --server {}", d.url())), mode);
         assert_eq!(rpcs(&report), *expected, "{report}");
         assert!(report["server"].is_null() && report["fdatasync_us"].is_null(), "{report}");
     }
-    // The cycles were of real sagas there, each claimed once and completed.
+    // The named daemon has the sagas of the cycles, each claimed once and completed.
     let completed = d.json("list --state completed --limit 1");
     let id = completed[0]["taskId"].as_str().unwrap();
     assert_eq!(d.events(id), ["created", "claimed", "completed"]);
 }
 
 #[test]
-fn a_variable_names_no_daemon_to_put_load_on() {
-    let d = Daemon::start();
+fn bench_ignores_the_server_variable() {
+    let d = CliFixture::start();
     reported(d.command(&format!("bench -o json --mode create {SHORT}")), "SAGAD_SERVER is set");
     assert_eq!(d.run("list -o json").out, "", "nothing was created there");
 }
 
 #[test]
-fn ids_rates_and_what_goes_on_beside_are_as_asked_for() {
+fn ids_rates_and_background_load_are_as_configured() {
     let dir = tempfile::tempdir().unwrap();
     let line = "--ids random --request-ids --preload 3000 --rate 60 --duration 2s --warmup 1s --clients 4 --connections 2 \
                 --leases 150 --readers 1 --watchers 2 --expiring 50 --restart";
@@ -129,24 +129,24 @@ fn ids_rates_and_what_goes_on_beside_are_as_asked_for() {
 }
 
 #[test]
-fn what_is_due_at_once_is_swept_while_others_claim_it() {
+fn sagas_due_at_once_are_swept_while_clients_claim() {
     let dir = tempfile::tempdir().unwrap();
     let line = "--mode heartbeat --clients 2 --connections 2 --rate 100 --duration 6s --warmup 500ms \
                 --due 601 --delays 200 --claimers 8";
     let report = reported(own(dir.path(), line), line);
-    // Half of the sagas stay stale until somebody decides; the others are requeued, and claimed.
+    // Half of the sagas stay stale; the others are requeued and claimed.
     assert_eq!(report["due"], json!({ "leases": 601, "delays": 200, "stale": 300 }));
     assert_eq!(rpcs(&report), ["Heartbeat"]);
-    // Where they end after the measurement, there is nothing to report.
-    let ran = Ran::of(own(dir.path(), "--mode echo --duration 1ms --warmup 0s --due 8000"));
+    // If the leases end after the measurement, there is nothing to report.
+    let ran = CommandOutput::of(own(dir.path(), "--mode echo --duration 1ms --warmup 0s --due 8000"));
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
-    // Or, on a busy machine, before all were taken.
+    // On a busy machine it may end before all were claimed.
     let told = ["expired leases were processed", "too slow to prepare"];
     assert!(told.iter().any(|told| ran.err.contains(told)), "{}", ran.err);
 }
 
 #[test]
-fn what_lies_ahead_and_can_not_be_taken_is_left() {
+fn sagas_that_cannot_be_claimed_are_left() {
     let dir = tempfile::tempdir().unwrap();
     for undo in ["", "--undo"] {
         let line = format!("--mode claim-next {undo} --preload 300 --ahead 200 --duration 30s --warmup 0s --clients 4");
@@ -154,7 +154,7 @@ fn what_lies_ahead_and_can_not_be_taken_is_left() {
         assert!(number(&report["duration_s"]) < 25.0, "it ends when no saga is left that it can take: {report}");
         assert!(
             (200.0..=320.0).contains(&number(&report["ops"])),
-            "{undo}: each of 300, and a few that found none: {report}"
+            "{undo}: 300 claims, and a few that found nothing: {report}"
         );
         assert_eq!((&report["ahead"], &report["undo"]), (&200.into(), &(undo == "--undo").into()));
     }
@@ -164,7 +164,7 @@ fn what_lies_ahead_and_can_not_be_taken_is_left() {
 }
 
 #[test]
-fn many_are_put_into_the_store_of_a_daemon_of_its_own_without_calls() {
+fn sagas_are_preloaded_into_the_store_without_calls() {
     let dir = tempfile::tempdir().unwrap();
     for ids in ["ordered", "random"] {
         let line =
@@ -175,23 +175,23 @@ fn many_are_put_into_the_store_of_a_daemon_of_its_own_without_calls() {
 }
 
 #[test]
-fn when_no_saga_is_left_it_ends_early_and_says_so() {
+fn a_bench_without_sagas_left_ends_early_and_reports_it() {
     let dir = tempfile::tempdir().unwrap();
     let report =
         reported(own(dir.path(), "--mode claim --preload 2000 --duration 30s --warmup 10ms --clients 4"), "claim");
     assert!(number(&report["duration_s"]) < 25.0 && number(&report["ops"]) <= 2000.0, "{report}");
-    let ran = Ran::of(own(dir.path(), "--mode claim --preload 1 --duration 10s --warmup 2s"));
+    let ran = CommandOutput::of(own(dir.path(), "--mode claim --preload 1 --duration 10s --warmup 2s"));
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
     assert!(ran.err.contains("more --preload"), "{}", ran.err);
 }
 
 #[test]
-fn errors_are_counted_and_told() {
+fn errors_are_counted_and_reported() {
     let dir = tempfile::tempdir().unwrap();
-    // A writer's queue of one is full most of the time.
+    // A writer's queue of one entry is full most of the time.
     let mut command = own(dir.path(), "--mode create --clients 64 --duration 500ms --warmup 0s");
     command.env("SAGAD_WRITER_QUEUE", "1");
-    let ran = Ran::of(command);
+    let ran = CommandOutput::of(command);
     assert_eq!(ran.code, 0, "{}", ran.err);
     let report: Value = serde_json::from_str(&ran.out).unwrap();
     assert!(number(&report["errors"]) > 0.0, "{report}");
@@ -199,8 +199,8 @@ fn errors_are_counted_and_told() {
 }
 
 #[test]
-fn people_get_a_table() {
-    let ran = Ran::of(sagad(&format!("bench --mode echo {SHORT}")));
+fn the_text_report_is_a_table() {
+    let ran = CommandOutput::of(sagad(&format!("bench --mode echo {SHORT}")));
     assert_eq!(ran.code, 0, "{}", ran.err);
     for part in [" ops/s: echo, 4 clients on 2 connections for ", "MICROSECONDS", "P99.9", "\nCheck ", "\nfdatasync "] {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
@@ -209,7 +209,7 @@ fn people_get_a_table() {
 }
 
 #[test]
-fn wrong_usage_is_told_and_nobody_there_is_5() {
+fn wrong_bench_usage_exits_2_and_no_coordinator_exits_5() {
     for (line, about) in [
         ("--mode keepalive --clients 8 --preload 7", "--preload 8"),
         ("--mode cycle --preload 0", "--preload 1"),
@@ -223,16 +223,16 @@ fn wrong_usage_is_told_and_nobody_there_is_5() {
         ("--clients 0", "--clients"),
         ("--mode everything", "everything"),
     ] {
-        let ran = Ran::of(sagad(&format!("bench {line}")));
+        let ran = CommandOutput::of(sagad(&format!("bench {line}")));
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{line}: {}", ran.err);
         assert!(ran.err.contains(about), "{line}: {}", ran.err);
     }
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let ran = Ran::of(sagad(&format!("bench --server http://{}", socket.local_addr().unwrap())));
+    let ran = CommandOutput::of(sagad(&format!("bench --server http://{}", socket.local_addr().unwrap())));
     assert_eq!((ran.code, ran.out.as_str()), (5, ""), "{}", ran.err);
 }
 
-/// The daemons whose store is below this directory.
+/// The pids of daemons whose store is below this directory.
 fn daemons(dir: &Path) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let ids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
@@ -245,7 +245,7 @@ fn daemons(dir: &Path) -> Vec<u32> {
 }
 
 #[test]
-fn an_interrupt_ends_the_daemon_too_and_leaves_nothing() {
+fn an_interrupted_bench_ends_its_daemon_and_removes_its_files() {
     for (kind, wait) in [(Signal::INT, 300), (Signal::TERM, 1500)] {
         let dir = tempfile::tempdir().unwrap();
         let mut command = own(dir.path(), "--duration 1h --preload 3000 --mode echo");
@@ -254,7 +254,7 @@ fn an_interrupt_ends_the_daemon_too_and_leaves_nothing() {
         std::thread::sleep(Duration::from_millis(wait));
         assert!(child.try_wait().unwrap().is_none(), "it runs for an hour");
         signal(&child, kind);
-        let ran = Ran::from(child.wait_with_output().unwrap());
+        let ran = CommandOutput::from(child.wait_with_output().unwrap());
         assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{}", ran.err);
         assert!(ran.err.contains("interrupted"), "{}", ran.err);
         assert_eq!(daemons(dir.path()), [0; 0]);

@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
-use super::daemon::Daemon;
+use super::cli_fixture::CliFixture;
 use crate::support::until;
 
 #[test]
-fn undo_runs_in_reverse_and_each_outcome_is_recorded() {
-    let d = Daemon::start();
+fn handlers_run_in_reverse_and_each_outcome_is_recorded() {
+    let d = CliFixture::start();
     d.compensating("t-1", "--queue q --compensate branch=one --compensate dir=/w --compensate-reason 'made by us'");
     let log = "echo $SAGAD_POSITION $SAGAD_KIND $SAGAD_TARGET $SAGAD_REASON $SAGAD_TASK_ID $SAGAD_OWNER >> log";
     let ran = d.run(&format!(
@@ -33,8 +33,8 @@ fn undo_runs_in_reverse_and_each_outcome_is_recorded() {
 }
 
 #[test]
-fn a_handler_that_fails_is_tried_again() {
-    let d = Daemon::start();
+fn a_failed_handler_is_retried() {
+    let d = CliFixture::start();
     d.compensating("t-1", "--queue q --compensate branch=one");
     let script = d.script("undo", "echo . >> tries; [ \"$(wc -l < tries)\" -ge 2 ] || exit 4");
     let ran = d.run(&format!("compensate --queue q --drain --handler branch={script}"));
@@ -48,8 +48,8 @@ fn a_handler_that_fails_is_tried_again() {
 }
 
 #[test]
-fn one_that_keeps_failing_parks_the_saga_with_the_kind_named() {
-    let d = Daemon::start();
+fn a_handler_that_keeps_failing_quarantines_the_saga_with_the_kind_named() {
+    let d = CliFixture::start();
     d.compensating("t-1", "--queue q --compensate dir=/w --compensate branch=one");
     let line =
         "compensate --queue q --drain --attempts 2 --handler 'branch=echo . >> tries; exit 4' --handler dir=true";
@@ -63,8 +63,8 @@ fn one_that_keeps_failing_parks_the_saga_with_the_kind_named() {
 }
 
 #[test]
-fn a_kind_without_a_handler_parks_the_saga_with_the_kind_named() {
-    let d = Daemon::start();
+fn a_kind_without_a_handler_quarantines_the_saga_with_the_kind_named() {
+    let d = CliFixture::start();
     d.compensating("t-1", "--queue q --compensate unheard-of=x --compensate branch=one");
     d.compensating("t-2", "--queue q --compensate branch=two");
     let ran = d.run("compensate --queue q --drain --handler branch=true");
@@ -77,8 +77,8 @@ fn a_kind_without_a_handler_parks_the_saga_with_the_kind_named() {
 }
 
 #[test]
-fn stale_running_sagas_are_left_alone_unless_asked_for() {
-    let d = Daemon::start();
+fn stale_running_sagas_are_skipped_by_default() {
+    let d = CliFixture::start();
     d.stale("t-1", "--queue q --compensate branch=one");
     assert_eq!(d.run("compensate --queue q --drain --handler branch=true").code, 0);
     assert_eq!(d.state("t-1"), "running");
@@ -87,8 +87,8 @@ fn stale_running_sagas_are_left_alone_unless_asked_for() {
 }
 
 #[test]
-fn stale_sagas_are_taken_over_as_they_come() {
-    let d = Daemon::start();
+fn stale_sagas_are_compensated_as_they_appear() {
+    let d = CliFixture::start();
     let undo = d.spawn("compensate --queue q --stale --handler 'branch=echo $SAGAD_TARGET >> log'");
     d.expiring("t-1", "--queue q --compensate branch=one");
     d.await_state("t-1", "compensated");
@@ -101,8 +101,8 @@ fn stale_sagas_are_taken_over_as_they_come() {
 }
 
 #[test]
-fn what_has_to_settle_is_waited_for() {
-    let d = Daemon::start();
+fn a_settling_saga_is_waited_for() {
+    let d = CliFixture::start();
     d.stale("t-1", "--queue q --settle 2s --compensate branch=one");
     d.refused(3, "SETTLING", "claim t-1 --purpose compensate");
     let ran = d.run("compensate --queue q --drain --stale --handler branch=true");
@@ -110,14 +110,14 @@ fn what_has_to_settle_is_waited_for() {
     let events = d.json("history t-1");
     let last = |kind: &str| events.iter().rfind(|event| event["type"] == format!("EVENT_TYPE_{kind}")).unwrap();
     let time = |value: &Value| chrono::DateTime::parse_from_rfc3339(value.as_str().unwrap()).unwrap();
-    // From when it ran out, which is before it was noticed.
+    // Settling counts from the expiry, not from when it was applied.
     let ran_out = time(&last("LEASE_EXPIRED")["details"]["expire_time"]);
     assert!((time(&last("CLAIMED")["time"]) - ran_out).num_milliseconds() >= 2_000, "{events:?}");
 }
 
 #[test]
-fn several_at_a_time() {
-    let d = Daemon::start();
+fn several_sagas_are_compensated_at_once() {
+    let d = CliFixture::start();
     for number in 0..3 {
         d.compensating(&format!("t-{number}"), "--queue q --compensate branch=x");
     }
@@ -129,8 +129,8 @@ fn several_at_a_time() {
 }
 
 #[test]
-fn a_kind_has_one_handler() {
-    let d = Daemon::start();
+fn a_second_handler_of_a_kind_is_refused() {
+    let d = CliFixture::start();
     let error = d.refused(2, "USAGE", "compensate --queue q --handler branch=true --handler branch=false");
     assert!(error["message"].as_str().unwrap().contains("`branch`"), "{error}");
     d.run("compensate --queue q --handler branch").assert_usage();

@@ -1,15 +1,15 @@
-//! What `sagad serve` would go by, told without starting it.
+//! `sagad config`: checks and shows the configuration of `sagad serve` without starting it.
 
 use std::{env, fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use super::daemon::{Daemon, sagad};
-use crate::support::binary::Ran;
+use super::cli_fixture::{CliFixture, sagad};
+use crate::support::binary::CommandOutput;
 
-/// Runs it with these variables and none of the machine's.
-fn run(line: &str, variables: &[(&str, &str)]) -> Ran {
-    Ran::of(command(line, variables))
+/// Runs it with these variables only.
+fn run(line: &str, variables: &[(&str, &str)]) -> CommandOutput {
+    CommandOutput::of(command(line, variables))
 }
 
 fn command(line: &str, variables: &[(&str, &str)]) -> Command {
@@ -21,7 +21,7 @@ fn command(line: &str, variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// A run that is done and says nothing on stderr.
+/// Runs it, which must succeed with nothing on stderr; returns stdout.
 fn ok(line: &str, variables: &[(&str, &str)]) -> String {
     let ran = run(line, variables);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "sagad {line}");
@@ -32,7 +32,7 @@ fn shown(line: &str, variables: &[(&str, &str)]) -> Value {
     serde_json::from_str(&ok(&format!("config show -o json {line}"), variables)).unwrap()
 }
 
-/// `deploy/sagad.toml`, and its text with every key in effect.
+/// The path of `deploy/sagad.toml`, and its text with every key uncommented.
 fn deployed() -> (String, String) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/sagad.toml");
     let lines = fs::read_to_string(&path).unwrap();
@@ -41,7 +41,7 @@ fn deployed() -> (String, String) {
 }
 
 #[test]
-fn a_configuration_that_serve_would_take_is_fine() {
+fn config_check_accepts_what_serve_accepts() {
     assert_eq!(ok("config check", &[]), "the configuration is fine (no file)\n");
     let (path, _) = deployed();
     let fine = format!("the configuration is fine (file {path})\n");
@@ -52,7 +52,7 @@ fn a_configuration_that_serve_would_take_is_fine() {
 }
 
 #[test]
-fn what_serve_would_refuse_is_refused_in_its_words() {
+fn config_check_refuses_what_serve_refuses_with_the_same_message() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         fs::write(dir.path().join(name), text).unwrap();
@@ -75,8 +75,8 @@ fn what_serve_would_refuse_is_refused_in_its_words() {
             let ran = run(&format!("config {verb} --data {data} {flags}"), variables);
             assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{verb} {flags}: {}", ran.err);
             assert!(ran.err.contains(about), "{verb} {flags}: {}", ran.err);
-            // A line that is not even one tells its own command's usage.
-            let told = |ran: &Ran| if flags == "--readers" { String::new() } else { ran.err.clone() };
+            // An invalid command line prints the usage of its own command.
+            let told = |ran: &CommandOutput| if flags == "--readers" { String::new() } else { ran.err.clone() };
             assert_eq!((serve.code, told(&serve)), (ran.code, told(&ran)), "{verb} {flags}");
             let json = run(&format!("config {verb} -o json --data {data} {flags}"), variables);
             let error: Value = serde_json::from_str(&json.err).unwrap();
@@ -87,12 +87,12 @@ fn what_serve_would_refuse_is_refused_in_its_words() {
 }
 
 #[test]
-fn all_that_is_wrong_is_told_at_once_each_with_its_place() {
+fn all_errors_are_reported_at_once_each_with_its_source() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("sagad.toml");
     fs::write(&file, "# A comment\nreders = 4\nreaders = 0\n\ndrain_grace = \"soon\"\nnothing = 1\n").unwrap();
     let name = file.display();
-    // That others could reach it is judged once the rest is right.
+    // Whether the address is public is checked once the other settings are valid.
     let flags = format!("--config {name} --restart-grace 2h --listen 0.0.0.0:0");
     let variables = [("SAGAD_LOG_FORMAT", "xml")];
     let ran = run(&format!("config check {flags}"), &variables);
@@ -118,8 +118,8 @@ fn all_that_is_wrong_is_told_at_once_each_with_its_place() {
 }
 
 #[test]
-fn nothing_is_started_and_no_data_is_touched() {
-    let d = Daemon::start();
+fn config_check_starts_nothing_and_opens_no_store() {
+    let d = CliFixture::start();
     let address = d.url().replace("http://", "");
     let (data, none) = (d.file("data"), d.file("none"));
     let names = || {
@@ -129,7 +129,7 @@ fn nothing_is_started_and_no_data_is_touched() {
     };
     let before = names();
     for verb in ["check", "show"] {
-        // The address is in use and the store is locked; whoever started anything would fail.
+        // The address is in use and the store is locked, so starting anything would fail.
         ok(&format!("config {verb} --listen {address} --data {}", data.display()), &[]);
         ok(&format!("config {verb} --data {}", none.display()), &[]);
     }
@@ -139,7 +139,7 @@ fn nothing_is_started_and_no_data_is_touched() {
 }
 
 #[test]
-fn each_setting_is_shown_with_who_said_it() {
+fn config_show_names_the_source_of_each_setting() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("sagad.toml").display().to_string();
     fs::write(&file, "# Mine.\n\nreaders = 7\ndata = '/file'\nmax_wal_bytes = 1048576\nlog = \"info\"\n").unwrap();
@@ -175,7 +175,7 @@ fn each_setting_is_shown_with_who_said_it() {
     assert_eq!(all["readers"], json!({ "value": 7, "from": "file", "file": file, "line": 3 }));
     assert_eq!(all["insecure"]["value"], true);
     assert_eq!(all["writer_batch"], json!({ "value": 1024, "from": "default" }));
-    // What is shown can be pasted into a file, and means the same there.
+    // The printed settings work as a configuration file.
     let cut = |row: &str| {
         let (key, rest) = row.split_once("  ")?;
         Some(format!("{key} = {}", rest.trim_start().split("  ").next()?))
@@ -190,7 +190,7 @@ fn each_setting_is_shown_with_who_said_it() {
 }
 
 #[test]
-fn the_deployed_file_says_the_defaults() {
+fn the_deployed_file_has_the_defaults() {
     let (path, uncommented) = deployed();
     let default = shown("", &[]);
     assert_eq!(shown(&format!("--config {path}"), &[]), default, "all is commented out");
@@ -204,9 +204,9 @@ fn the_deployed_file_says_the_defaults() {
 }
 
 #[test]
-fn a_file_with_all_defaults_can_be_had_from_the_program() {
+fn config_defaults_prints_a_file_with_all_defaults() {
     let deployed = include_str!("../../../deploy/sagad.toml");
-    // Neither a broken variable nor a missing file matters to it.
+    // It ignores invalid variables and missing files.
     assert_eq!(ok("config defaults", &[("SAGAD_READERS", "0"), ("SAGAD_CONFIG", "/nowhere")]), deployed);
     let json: Value = serde_json::from_str(&ok("config defaults -o json", &[])).unwrap();
     assert_eq!(json, json!({ "text": deployed }));
@@ -214,7 +214,7 @@ fn a_file_with_all_defaults_can_be_had_from_the_program() {
 }
 
 #[test]
-fn what_is_hardly_meant_is_told_on_stderr() {
+fn suspicious_settings_are_warned_of_on_stderr() {
     let variables = [("SAGAD_RESTART_GRCE", "5s"), ("SAGAD_TOKEN", "7")];
     let ran = run("config check --insecure --max-calls 10 --max-watches 11", &variables);
     assert_eq!((ran.code, ran.out.as_str()), (0, "the configuration is fine (no file)\n"));
@@ -230,7 +230,7 @@ fn what_is_hardly_meant_is_told_on_stderr() {
 }
 
 #[test]
-fn each_verb_has_help_with_examples() {
+fn each_subcommand_of_config_has_help_with_examples() {
     for verb in ["check", "show"] {
         let help = ok(&format!("config {verb} --help"), &[]);
         assert!(

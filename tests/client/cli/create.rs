@@ -4,13 +4,13 @@ use std::fs;
 
 use serde_json::json;
 
-use super::daemon::Daemon;
+use super::cli_fixture::CliFixture;
 
 const ID: &str = "6f1c2f0e-6f0e-4b6e-9d53-0f0a6b9f5f11";
 
 #[test]
 fn every_flag_reaches_the_saga() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     fs::write(d.file("letter"), b"\x00\xffhello").unwrap();
     let saga = d.one(
         "create --task-id t-1 --saga-id s-1 --queue builds --priority -3 --issue 7 --branch fix-7 --worktree /w/7 \
@@ -36,7 +36,7 @@ fn every_flag_reaches_the_saga() {
 
 #[test]
 fn every_policy_flag_reaches_the_saga() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     let saga = d.one(
         "create --on-stale requeue --max-expirations 2 --on-failure compensate --max-attempts 4 --retry-backoff 2s \
          --retry-backoff-max 1m --execution-timeout 2h --progress-timeout 5m --settle 1m30s --compensation-timeout 1h",
@@ -53,8 +53,8 @@ fn every_policy_flag_reaches_the_saga() {
 }
 
 #[test]
-fn without_flags_the_coordinator_fills_in() {
-    let d = Daemon::start();
+fn without_flags_the_coordinators_defaults_apply() {
+    let d = CliFixture::start();
     let text = d.ok("create");
     let (id, rest) = text.split_once("  ").unwrap();
     assert_eq!((id.len(), rest), (36, "planned  queue default\n"));
@@ -63,8 +63,8 @@ fn without_flags_the_coordinator_fills_in() {
 }
 
 #[test]
-fn payload_is_text_or_standard_input_or_escaped() {
-    let d = Daemon::start();
+fn payload_may_be_text_or_standard_input_or_escaped() {
+    let d = CliFixture::start();
     assert_eq!(d.one("create --payload plain")["payload"], "cGxhaW4=");
     assert_eq!(d.one("create --payload @@at")["payload"], "QGF0");
     let ran = d.run_with("-o json create --payload @-", "piped");
@@ -75,7 +75,7 @@ fn payload_is_text_or_standard_input_or_escaped() {
 
 #[test]
 fn a_request_id_makes_it_safe_to_repeat() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     let first = d.one(&format!("create --queue q --request-id {ID}"));
     let again = d.one(&format!("create --queue q --request-id {ID}"));
     assert_eq!(first, again);
@@ -84,8 +84,8 @@ fn a_request_id_makes_it_safe_to_repeat() {
 }
 
 #[test]
-fn a_second_of_the_same_id_is_refused_and_the_first_untouched() {
-    let d = Daemon::start();
+fn a_second_saga_with_the_same_id_is_refused_and_the_first_unchanged() {
+    let d = CliFixture::start();
     let first = d.one("create --task-id t-1 --saga-id s-1 --branch one");
     d.refused(3, "SAGA_EXISTS", "create --task-id t-1 --branch two");
     d.refused(3, "SAGA_EXISTS", "create --task-id t-2 --saga-id s-1");
@@ -93,8 +93,8 @@ fn a_second_of_the_same_id_is_refused_and_the_first_untouched() {
 }
 
 #[test]
-fn all_that_is_malformed_is_told_at_once() {
-    let d = Daemon::start();
+fn all_malformed_flags_are_reported_at_once() {
+    let d = CliFixture::start();
     let error = d.refused(
         2,
         "INVALID_ARGUMENT",

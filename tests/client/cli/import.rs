@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs};
 
-use super::daemon::Daemon;
+use super::cli_fixture::CliFixture;
 
 const ID: &str = "6f1c2f0e-6f0e-4b6e-9d53-0f0a6b9f5f11";
 
@@ -13,14 +13,14 @@ fn lines(range: std::ops::Range<usize>) -> String {
     })
 }
 
-fn created(d: &Daemon) -> i64 {
+fn created(d: &CliFixture) -> i64 {
     let stats = d.one("stats");
     stats["ready"].as_str().unwrap_or("0").parse().unwrap()
 }
 
 #[test]
 fn a_file_is_created_in_batches_and_a_repeat_creates_nothing_twice() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     fs::write(d.file("sagas.jsonl"), lines(0..2_500)).unwrap();
     let line = format!("create --from sagas.jsonl --request-id {ID}");
     let first = d.run(&line);
@@ -31,7 +31,7 @@ fn a_file_is_created_in_batches_and_a_repeat_creates_nothing_twice() {
     let again = d.run(&line);
     assert_eq!((again.code, again.out), (0, first.out), "{}", again.err);
     assert_eq!((created(&d), d.events("t-1999").len()), (2_500, 1));
-    // Without the id the same file is refused, and the batch that is refused created nothing.
+    // Without the request_id the same file is refused, and the refused batch creates nothing.
     let anew = d.run("create --from sagas.jsonl");
     assert_eq!(anew.code, 3, "{}", anew.err);
     assert!(
@@ -45,19 +45,19 @@ fn a_file_is_created_in_batches_and_a_repeat_creates_nothing_twice() {
 }
 
 #[test]
-fn three_batches_are_three_changes() {
-    let d = Daemon::start();
+fn each_batch_of_an_import_is_one_change() {
+    let d = CliFixture::start();
     let mut wrong = lines(0..2_400);
     wrong.push_str("{\"taskId\":\"t-7\"}\n");
     let ran = d.run_with("create --from -", &wrong);
-    // Two batches of a thousand stand; the third, with the repeated id, does not.
+    // Two batches of a thousand are created; the third, with the repeated id, is not.
     assert_eq!((ran.code, ran.out.lines().count(), created(&d)), (3, 2_000, 2_000), "{}", ran.err);
     assert!(ran.err.contains("SAGA_EXISTS") && ran.err.contains("2000 sagas created before"), "{}", ran.err);
 }
 
 #[test]
 fn a_bad_line_is_named_by_its_number() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     let mut bad = lines(0..1_200);
     bad.push_str("\n{\"taskId\":\"u-1\",\"queue\":\"no blanks\"}\n");
     let ran = d.run_with("create --from -", &bad);
@@ -76,8 +76,8 @@ fn a_bad_line_is_named_by_its_number() {
 }
 
 #[test]
-fn json_is_one_saga_a_line_and_an_empty_file_is_fine() {
-    let d = Daemon::start();
+fn json_output_is_one_saga_per_line_and_an_empty_file_is_accepted() {
+    let d = CliFixture::start();
     let ran = d.run_with("-o json create --from -", &lines(0..3));
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "no notes for people");
     let last: serde_json::Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
@@ -89,8 +89,8 @@ fn json_is_one_saga_a_line_and_an_empty_file_is_fine() {
 }
 
 #[test]
-fn a_broken_import_is_continued() {
-    let d = Daemon::start();
+fn an_interrupted_import_can_be_continued() {
+    let d = CliFixture::start();
     let mut broken = lines(0..1_500);
     broken.push_str("nonsense\n");
     assert_eq!(d.run_with("create --from -", &broken).code, 2);
@@ -103,14 +103,14 @@ fn a_broken_import_is_continued() {
     let ran = go_on(&lines(0..2_500));
     assert_eq!((ran.code, ran.out.as_str()), (0, ""));
     assert_eq!(ran.err, "sagad: created 0 sagas, skipped 2500 that exist\n");
-    // Without the flag the error says that there is one.
+    // Without the flag the error names it.
     let ran = d.run_with("create --from -", &lines(0..1));
     assert!(ran.code == 3 && ran.err.contains("--skip-existing skips sagas that exist"), "{}", ran.err);
 }
 
 #[test]
-fn what_exists_is_what_has_the_task_id() {
-    let d = Daemon::start();
+fn skip_existing_compares_the_task_id_only() {
+    let d = CliFixture::start();
     let first = d.one("create --task-id t-1 --saga-id s-1 --branch one");
     let go_on = |input: &str| d.run_with("create --from - --skip-existing", input);
     let ran =
@@ -132,8 +132,8 @@ fn what_exists_is_what_has_the_task_id() {
 }
 
 #[test]
-fn a_byte_order_mark_at_the_head_is_no_part_of_the_first_line() {
-    let d = Daemon::start();
+fn a_byte_order_mark_is_ignored() {
+    let d = CliFixture::start();
     let ran = d.run_with("create --from -", "\u{feff}{\"taskId\":\"a\"}\r\n{\"taskId\":\"b\"}\r\n");
     assert_eq!((ran.code, ran.out.as_str()), (0, "a\nb\n"), "{}", ran.err);
     let ran = d.run_with("create --from -", "{\"taskId\":\"c\"}\n\u{feff}{\"taskId\":\"d\"}\n");
@@ -141,8 +141,8 @@ fn a_byte_order_mark_at_the_head_is_no_part_of_the_first_line() {
 }
 
 #[test]
-fn a_field_that_is_given_twice_is_refused_by_its_name() {
-    let d = Daemon::start();
+fn a_field_given_twice_is_refused_with_its_name() {
+    let d = CliFixture::start();
     for (line, told) in [
         (r#"{"taskId":"a","taskId":"b"}"#, "`taskId` is given twice"),
         (r#"{"taskId":"a","task_id":"b"}"#, "`task_id` and `taskId` are the same field, given twice"),

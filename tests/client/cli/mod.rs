@@ -1,26 +1,26 @@
-//! Every command of `sagad` that is a client, through the real binary, against a real daemon.
+//! Every client command of the real binary, with a real daemon.
 
-mod daemon;
-mod running;
+mod cli_fixture;
+mod running_command;
 
-mod admin;
+mod admin_commands;
 mod bench;
-mod characters;
 mod compensate;
+mod compensate_interrupted;
 mod config;
+mod control_characters;
 mod create;
+mod full_stderr;
 mod import;
-mod lease;
-mod look;
-mod operate;
-mod takeover;
-mod unread;
+mod lease_commands;
+mod lost_output;
+mod operator_commands;
+mod read_commands;
 mod usage;
 mod watch;
 mod work;
 mod work_end;
 mod work_group;
 mod work_lost;
-mod work_output;
 mod work_progress;
 mod work_start;

@@ -1,17 +1,17 @@
-//! What holds for every command: help with examples, exit codes, where results and errors go, colours, closed pipes.
+//! Common behaviour of all commands: help with examples, exit codes, output of results and errors, colours, closed pipes.
 
 use std::process::{Command, Stdio};
 
-use super::daemon::{Daemon, sagad};
-use crate::support::{SAGAD, binary::Ran};
+use super::cli_fixture::{CliFixture, sagad};
+use crate::support::{SAGAD, binary::CommandOutput};
 
 /// Every command of the contract's command line.
 const COMMANDS: &str = "serve create get list history stats watch work compensate claim claim-next heartbeat release \
     complete fail register-compensation record-compensation compensated dispatch recover waive quarantine cancel \
     annotate queues pause resume purge backup restore check config bench info health completions man";
 
-fn alone(line: &str) -> Ran {
-    Ran::of(sagad(line))
+fn alone(line: &str) -> CommandOutput {
+    CommandOutput::of(sagad(line))
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn every_command_has_help_with_an_example() {
 }
 
 #[test]
-fn wrong_usage_is_2_and_says_what_is_wrong() {
+fn wrong_usage_exits_2_and_names_the_error() {
     for (line, about) in [
         ("", "Usage"),
         ("nonsense", "nonsense"),
@@ -68,7 +68,7 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
 }
 
 #[test]
-fn p12_a_length_beyond_all_bounds_is_refused_by_its_name() {
+fn p12_a_duration_out_of_range_is_refused_with_its_flag() {
     for line in [
         "list --timeout",
         "get t-1 --timeout",
@@ -98,13 +98,13 @@ fn p12_a_length_beyond_all_bounds_is_refused_by_its_name() {
 }
 
 #[test]
-fn p12_what_is_not_text_is_refused() {
+fn p12_arguments_and_variables_that_are_not_utf_8_are_refused() {
     use std::os::unix::ffi::OsStrExt;
     let wrong = std::ffi::OsStr::from_bytes(b"http://\xff\xfe");
     for flag in ["--server", "--timeout", "--output", "--owner", "--state", "--label", "--limit"] {
         let mut command = sagad("list");
         command.arg(flag).arg(wrong);
-        let ran = Ran::of(command);
+        let ran = CommandOutput::of(command);
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{flag}: {}", ran.err);
         assert!(!ran.err.contains("panicked"), "{flag}: {}", ran.err);
     }
@@ -115,7 +115,7 @@ fn p12_what_is_not_text_is_refused() {
             command.env("SAGAD_TASK_ID", "t").env("SAGAD_OWNER", "me").env("SAGAD_TOKEN", "1");
         }
         command.env(variable, wrong);
-        let ran = Ran::of(command);
+        let ran = CommandOutput::of(command);
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{variable}: {}", ran.err);
         assert!(!ran.err.contains("panicked"), "{variable}: {}", ran.err);
     }
@@ -123,14 +123,14 @@ fn p12_what_is_not_text_is_refused() {
 
 #[test]
 fn an_empty_variable_counts_as_not_set() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id t-1");
     let empty = |line: &str, names: &[&str]| {
         let mut command = d.command(line);
         for name in names {
             command.env(name, "");
         }
-        Ran::of(command)
+        CommandOutput::of(command)
     };
     let ran = empty("list", &["SAGAD_CA", "SAGAD_CERT", "SAGAD_KEY", "SAGAD_TOKEN_FILE"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
@@ -138,20 +138,20 @@ fn an_empty_variable_counts_as_not_set() {
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     let ran = empty("annotate t-1 --note n", &["SAGAD_ACTOR", "SAGAD_TASK_ID"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-    // What has no default is missing then, and not malformed.
+    // A required value without a default is missing, not malformed.
     let ran = empty("heartbeat t-1", &["SAGAD_OWNER", "SAGAD_TOKEN", "SAGAD_TASK_ID"]);
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("required arguments") && ran.err.contains("--owner"), "{}", ran.err);
     let ran = empty("quarantine t-1 --reason r --revoke-lease", &["SAGAD_OWNER", "SAGAD_TOKEN"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "as a person");
-    // The address of the default, whoever listens there.
+    // The default address, whatever listens there.
     let ran = empty("get no-such-saga --timeout 1s", &["SAGAD_SERVER"]);
     assert!(ran.code == 4 || ran.code == 5 && ran.err.contains("http://127.0.0.1:7420"), "{}", ran.err);
 }
 
 #[test]
-fn nobody_there_is_5_for_every_command() {
-    // Bound and not listened on: nobody else can take the port while the test runs.
+fn every_command_exits_5_without_a_coordinator() {
+    // A bound port without a listener: no other process can use it during the test.
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let server = format!("http://127.0.0.1:{}", socket.local_addr().unwrap().port());
     for line in [
@@ -181,8 +181,8 @@ fn nobody_there_is_5_for_every_command() {
 }
 
 #[test]
-fn an_outcome_that_is_not_known_comes_with_the_id_to_learn_it() {
-    let d = Daemon::start();
+fn an_unknown_outcome_is_printed_with_the_request_id() {
+    let d = CliFixture::start();
     d.signal(rustix::process::Signal::STOP);
     let ran = d.run("create --task-id t-1 --timeout 1s");
     d.signal(rustix::process::Signal::CONT);
@@ -193,8 +193,8 @@ fn an_outcome_that_is_not_known_comes_with_the_id_to_learn_it() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_nothing_to_complain_about() {
-    let d = Daemon::start();
+fn a_closed_pipe_is_no_error() {
+    let d = CliFixture::start();
     let lines: String = (0..1_500).map(|number| format!("{{\"taskId\":\"t-{number}\"}}\n")).collect();
     assert_eq!(d.run_with("create --from -", &lines).code, 0);
     for (line, first) in [("list", "TASK"), ("-o json list", "{\"taskId\":\"t-0\""), ("watch --events --after 0", "1 ")]
@@ -202,18 +202,18 @@ fn a_reader_that_has_seen_enough_is_nothing_to_complain_about() {
         let script = format!("{{ \"$SAGAD\" {line}; echo \"exit $?\" >&2; }} | head -1");
         let mut command = Command::new("sh");
         command.args(["-c", &script]).env("SAGAD", SAGAD).env("SAGAD_SERVER", d.url());
-        let ran = Ran::of(command);
+        let ran = CommandOutput::of(command);
         assert!(ran.out.starts_with(first) && ran.out.lines().count() == 1, "{ran:?}");
         assert_eq!(ran.err, "exit 0\n", "{line}");
     }
 }
 
-/// Runs it on a terminal of 100 columns; `None` where there is no `script` to make one.
-fn on_a_terminal(d: &Daemon, line: &str, no_color: Option<&str>) -> Option<String> {
+/// Runs it on a terminal of 100 columns; `None` if `script`, which makes one, is missing.
+fn on_a_terminal(d: &CliFixture, line: &str, no_color: Option<&str>) -> Option<String> {
     on_a_terminal_of(100, d, line, no_color)
 }
 
-fn on_a_terminal_of(columns: u16, d: &Daemon, line: &str, no_color: Option<&str>) -> Option<String> {
+fn on_a_terminal_of(columns: u16, d: &CliFixture, line: &str, no_color: Option<&str>) -> Option<String> {
     let inner = format!("stty cols {columns}; '{SAGAD}' {line}");
     let mut command = Command::new("script");
     command.args(["-qec", &inner, "/dev/null"]).env("SAGAD_SERVER", d.url()).env("TERM", "xterm");
@@ -224,8 +224,8 @@ fn on_a_terminal_of(columns: u16, d: &Daemon, line: &str, no_color: Option<&str>
 }
 
 #[test]
-fn colours_and_fitting_are_for_terminals() {
-    let d = Daemon::start();
+fn colours_and_cut_columns_are_for_terminals_only() {
+    let d = CliFixture::start();
     let id = "a-task-with-an-id-that-is-long";
     d.ok(&format!("create --task-id {id} --branch a-branch-with-a-name-of-30-letters"));
     d.stale("late", "");
@@ -245,8 +245,8 @@ fn colours_and_fitting_are_for_terminals() {
 }
 
 #[test]
-fn a_narrow_terminal_shows_what_matters_and_says_what_it_leaves_out() {
-    let d = Daemon::start();
+fn a_narrow_terminal_omits_columns_and_names_them() {
+    let d = CliFixture::start();
     let id = "01a20351-8651-7485-8291-f48890a93860";
     d.stale(id, "--queue builds-of-the-main-branch --branch fix-7");
     let Some(list) = on_a_terminal_of(80, &d, "list", Some("1")) else {
@@ -277,7 +277,7 @@ fn a_narrow_terminal_shows_what_matters_and_says_what_it_leaves_out() {
     assert!(history.contains("created") && history.contains("no room for REVISION, "), "{history}");
     let begins: Vec<&str> = history.lines().filter_map(|line| line.get(14..18)).take(4).collect();
     assert_eq!(begins, ["  cr", "  cl", "  le", "  an"], "each line begins alike: {history}");
-    // All of it, and where no terminal is, as ever.
+    // A wide terminal, or none, shows all columns.
     for wide in [on_a_terminal_of(60, &d, "list -o wide", Some("1")).unwrap(), d.ok("list")] {
         let columns: Vec<&str> = wide.lines().next().unwrap().split_whitespace().collect();
         assert_eq!(columns, ["TASK", "STATE", "QUEUE", "OWNER", "UNTIL", "TRY", "UPDATED", "WHAT"], "{wide}");
@@ -293,8 +293,8 @@ fn help(command: &str) -> String {
 }
 
 #[test]
-fn help_says_of_ids_and_references_what_is_so() {
-    let d = Daemon::start();
+fn the_help_on_ids_and_references_is_true() {
+    let d = CliFixture::start();
     let create = help("create");
     assert!(create.contains("Its id, which no other saga of the store has"), "{create}");
     d.ok("create --task-id a --saga-id s --queue q --branch fix-7 --payload secret --label team=x");
@@ -316,8 +316,8 @@ fn help_says_of_ids_and_references_what_is_so() {
 }
 
 #[test]
-fn help_says_of_claims_what_is_so() {
-    let d = Daemon::start();
+fn the_help_on_claims_is_true() {
+    let d = CliFixture::start();
     let (create, list) = (help("create"), help("list"));
     assert!(create.contains("claim-next hands out the highest first"), "{create}");
     d.ok("create --task-id low --queue q");
@@ -349,8 +349,8 @@ fn help_says_of_claims_what_is_so() {
 }
 
 #[test]
-fn help_says_of_dead_workers_what_is_so() {
-    let d = Daemon::start();
+fn the_help_on_dead_workers_is_true() {
+    let d = CliFixture::start();
     let create = help("create");
     for command in ["work", "compensate"] {
         let told = "This long after a worker dies, its saga is stale, and its policy or a person decides";

@@ -1,14 +1,14 @@
-//! `sagad watch`: what is stale and what becomes of it, and all events; over restarts of the daemon.
+//! `sagad watch`: stale sagas and their resolution, and all events; also over restarts of the daemon.
 
 use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{daemon::Daemon, running::Running};
+use super::{cli_fixture::CliFixture, running_command::RunningCommand};
 use crate::support::SAGAD;
 
-fn parsed(running: &Running) -> Vec<Value> {
+fn parsed(running: &RunningCommand) -> Vec<Value> {
     running.out().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -17,8 +17,8 @@ fn revision(item: &Value) -> i64 {
 }
 
 #[test]
-fn a_snapshot_tells_what_is_stale_now_and_ends() {
-    let d = Daemon::start();
+fn a_snapshot_prints_the_stale_sagas_and_ends() {
+    let d = CliFixture::start();
     assert_eq!(d.ok("watch --stale --snapshot"), "");
     let token = d.stale("a", "--queue one");
     d.stale("b", "--queue two");
@@ -34,8 +34,8 @@ fn a_snapshot_tells_what_is_stale_now_and_ends() {
 }
 
 #[test]
-fn it_follows_and_resumes_where_it_was() {
-    let d = Daemon::start();
+fn a_watch_follows_and_resumes_after_a_revision() {
+    let d = CliFixture::start();
     d.stale("early", "");
     let (text, json) = (d.spawn("watch"), d.spawn("watch -o json"));
     text.await_out(&["stale     early"]);
@@ -48,7 +48,7 @@ fn it_follows_and_resumes_where_it_was() {
     let seen = parsed(&json);
     let early = seen.iter().find(|item| item["stale"]["taskId"] == "early").map(revision).unwrap();
 
-    // From the middle: what came after, and nothing of before.
+    // From a revision in the middle: only later items.
     let resumed = d.spawn(&format!("watch --after {early} -o json"));
     resumed.await_out(&["RESOLUTION_REQUEUED"]);
     let items: Vec<Value> = parsed(&resumed).into_iter().filter(|item| item["bookmark"].is_null()).collect();
@@ -60,9 +60,9 @@ fn it_follows_and_resumes_where_it_was() {
     d.refused(2, "INVALID_ARGUMENT", "watch --after -1");
 }
 
-/// Both watches are kept over this way of ending the daemon.
+/// Both watches continue after the daemon ended by this signal and was started again.
 fn survives(by: Signal) {
-    let mut d = Daemon::start();
+    let mut d = CliFixture::start();
     d.stale("before", "");
     let (stale, events) = (d.spawn("watch"), d.spawn("watch --events -o json --after 0"));
     stale.await_out(&["stale     before"]);
@@ -81,18 +81,18 @@ fn survives(by: Signal) {
 }
 
 #[test]
-fn it_survives_a_restart() {
+fn a_watch_continues_after_a_restart() {
     survives(Signal::TERM);
 }
 
 #[test]
-fn it_survives_a_kill() {
+fn a_watch_continues_after_a_killed_daemon() {
     survives(Signal::KILL);
 }
 
 #[test]
-fn events_are_followed_by_queue_and_task() {
-    let d = Daemon::start();
+fn a_watch_of_events_selects_by_queue_and_task() {
+    let d = CliFixture::start();
     d.ok("create --task-id old --queue one");
     let (all, one, task) = (
         d.spawn("watch --events"),
@@ -100,7 +100,7 @@ fn events_are_followed_by_queue_and_task() {
         d.spawn("watch --events --task t-2"),
     );
     one.await_out(&["bookmark"]);
-    // Text has no bookmarks to wait for; what happens until it is there is asked for again.
+    // Text output has no bookmarks to wait for, so the test repeats until the line is there.
     crate::support::until("the watches to have begun", || {
         d.ok("create --queue noise");
         d.run("annotate t-2 --note n").code + d.run("create --task-id t-2 --queue two").code >= 0
@@ -117,13 +117,13 @@ fn events_are_followed_by_queue_and_task() {
 }
 
 #[test]
-fn an_interrupt_ends_it() {
-    let d = Daemon::start();
-    // Whoever runs the tests in the background may have had the signal ignored, which is inherited.
+fn an_interrupt_ends_a_watch() {
+    let d = CliFixture::start();
+    // The signal may be ignored where the tests run in the background, and that is inherited.
     let mut command = Command::new("env");
     let sagad = SAGAD;
     command.args(["--default-signal=INT", sagad, "watch", "-o", "json", "--server", &d.url()]);
-    let watch = Running::start(command);
+    let watch = RunningCommand::start(command);
     watch.await_out(&["bookmark"]);
     watch.signal(Signal::INT);
     assert_eq!(watch.finish().err, "");

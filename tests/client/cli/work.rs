@@ -1,11 +1,11 @@
-//! `sagad work`: the command, its environment, and what its end means.
+//! `sagad work`: the command, its environment, and its exit code.
 
-use super::daemon::Daemon;
+use super::cli_fixture::CliFixture;
 use crate::support::{SAGAD, until};
 
 #[test]
-fn the_command_finds_its_saga_and_completes_it() {
-    let d = Daemon::start();
+fn the_command_gets_its_saga_in_the_environment_and_exit_0_completes_it() {
+    let d = CliFixture::start();
     d.ok(
         "create --task-id t-1 --saga-id s-1 --queue q --issue 7 --branch fix-7 --worktree /w/7 --payload 'the payload'",
     );
@@ -43,8 +43,8 @@ fn the_command_finds_its_saga_and_completes_it() {
 }
 
 #[test]
-fn exit_75_is_tried_again_later() {
-    let d = Daemon::start();
+fn exit_75_is_retried_after_the_backoff() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q --max-attempts 3 --retry-backoff 300ms");
     let script = d.script("job", "echo \"$SAGAD_ATTEMPT\" >> tries; [ \"$SAGAD_ATTEMPT\" = 3 ] || exit 75");
     let work = d.spawn(&format!("work --queue q -- {script}"));
@@ -54,7 +54,7 @@ fn exit_75_is_tried_again_later() {
     assert_eq!(work.term().code, 0);
     let saga = d.get("t-1");
     assert_eq!((&saga["failures"], &saga["attempt"]), (&2.into(), &3.into()));
-    // Claimed again no earlier than the backoff says: 300 ms, then 600 ms.
+    // Claimed again no earlier than after the backoff: 300 ms, then 600 ms.
     let events = d.json("history t-1");
     let at = |index: usize| chrono::DateTime::parse_from_rfc3339(events[index]["time"].as_str().unwrap()).unwrap();
     let kinds = d.events("t-1");
@@ -63,8 +63,8 @@ fn exit_75_is_tried_again_later() {
 }
 
 #[test]
-fn another_exit_fails_or_parks() {
-    let d = Daemon::start();
+fn another_exit_code_fails_or_quarantines_the_saga() {
+    let d = CliFixture::start();
     d.ok("create --task-id registered --queue q --compensate branch=x");
     d.ok("create --task-id bare --queue q");
     d.ok("create --task-id killed --queue q --compensate branch=x");
@@ -84,8 +84,8 @@ fn another_exit_fails_or_parks() {
 }
 
 #[test]
-fn a_compensation_is_registered_from_inside() {
-    let d = Daemon::start();
+fn a_command_can_register_a_compensation() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q");
     let sagad = SAGAD;
     let script = d.script(
@@ -102,12 +102,12 @@ fn a_compensation_is_registered_from_inside() {
 }
 
 #[test]
-fn many_run_at_once_and_no_saga_twice() {
-    let d = Daemon::start();
+fn many_commands_run_at_once_and_none_for_the_same_saga() {
+    let d = CliFixture::start();
     for number in 0..9 {
         d.ok(&format!("create --task-id t-{number} --queue q"));
     }
-    // The first three wait for each other: fewer at a time would wait for ever.
+    // The first three wait for each other: fewer at once would never end.
     let script = d.script(
         "job",
         "mkdir \"running-$SAGAD_TASK_ID\" || echo twice >> trouble\n\
@@ -127,8 +127,8 @@ fn many_run_at_once_and_no_saga_twice() {
 }
 
 #[test]
-fn two_workers_share_a_queue_and_no_saga() {
-    let d = Daemon::start();
+fn two_workers_of_a_queue_never_run_the_same_saga() {
+    let d = CliFixture::start();
     let lines: String = (0..20).map(|number| format!("{{\"taskId\":\"t-{number}\",\"queue\":\"q\"}}\n")).collect();
     assert_eq!(d.run_with("create --from -", &lines).code, 0);
     let script = d.script("job", "echo \"$SAGAD_TASK_ID $SAGAD_OWNER\" >> done; sleep 0.05");
@@ -140,8 +140,8 @@ fn two_workers_share_a_queue_and_no_saga() {
 }
 
 #[test]
-fn several_queues_and_a_command_with_flags_of_its_own() {
-    let d = Daemon::start();
+fn several_queues_and_a_command_with_flags_are_accepted() {
+    let d = CliFixture::start();
     d.ok("create --task-id a --queue one");
     d.ok("create --task-id b --queue two");
     let ran = d.run("work --queue one,two --drain -- sh -c 'echo $0 -o json --drain'");

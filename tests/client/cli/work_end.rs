@@ -1,14 +1,14 @@
-//! `sagad work` when it or the daemon has to end: draining, a second signal, restarts.
+//! `sagad work` when it or the daemon ends: draining, a second signal, restarts.
 
 use std::fs;
 
 use rustix::process::Signal;
 
-use super::daemon::Daemon;
+use super::cli_fixture::CliFixture;
 use crate::support::until;
 
-/// A job that says that it runs, and ends when the file `go` is there.
-fn waiting(d: &Daemon) -> String {
+/// A job that writes that it runs, and ends when the file `go` exists.
+fn waiting(d: &CliFixture) -> String {
     d.script(
         "job",
         "echo \"$SAGAD_TASK_ID\" >> ready; while [ ! -e go ] && [ -e job ]; do sleep 0.05; done; echo end >> ready",
@@ -16,8 +16,8 @@ fn waiting(d: &Daemon) -> String {
 }
 
 #[test]
-fn drain_ends_when_nothing_is_left() {
-    let d = Daemon::start();
+fn drain_ends_when_the_queue_is_empty() {
+    let d = CliFixture::start();
     let ran = d.run("work --queue q --drain -- true");
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", ""));
     for number in 0..5 {
@@ -30,8 +30,8 @@ fn drain_ends_when_nothing_is_left() {
 }
 
 #[test]
-fn a_first_term_lets_the_job_end_and_takes_nothing_new() {
-    let d = Daemon::start();
+fn a_first_term_lets_the_job_end_and_claims_nothing_more() {
+    let d = CliFixture::start();
     d.ok("create --task-id a --queue q");
     d.ok("create --task-id b --queue q");
     let work = d.spawn(&format!("work --queue q --ttl 9s -- {}", waiting(&d)));
@@ -46,8 +46,8 @@ fn a_first_term_lets_the_job_end_and_takes_nothing_new() {
 }
 
 #[test]
-fn a_second_term_ends_the_job_and_gives_the_saga_back() {
-    let d = Daemon::start();
+fn a_second_term_ends_the_job_and_releases_the_saga() {
+    let d = CliFixture::start();
     d.ok("create --task-id a --queue q");
     let work = d.spawn(&format!("work --queue q --ttl 10m -- {}", waiting(&d)));
     until("the job to run", || d.lines("ready") == ["a"]);
@@ -58,14 +58,14 @@ fn a_second_term_ends_the_job_and_gives_the_saga_back() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.err.contains("planned a: the worker was told to end"), "{}", ran.err);
     assert_eq!(d.lines("ready"), ["a"], "the job was ended");
-    // At once, not when the lease would have run out.
+    // At once, before the lease expires.
     assert_eq!(d.events("a"), ["created", "claimed", "released"]);
-    d.claim("a", "heir", "");
+    d.claim("a", "other", "");
 }
 
 #[test]
-fn a_worker_that_waits_for_work_ends_at_once() {
-    let d = Daemon::start();
+fn a_term_ends_an_idle_worker_at_once() {
+    let d = CliFixture::start();
     let work = d.spawn("work --queue q -- true");
     d.ok("create --task-id a --queue q");
     work.await_err(&["completed a"]);
@@ -75,9 +75,9 @@ fn a_worker_that_waits_for_work_ends_at_once() {
     assert_eq!(d.state("b"), "planned", "no claim outlives the worker");
 }
 
-/// A job runs on over the daemon's end and new start, and so does its lease.
+/// A job and its lease continue over a restart of the daemon.
 fn survives(by: Signal) {
-    let mut d = Daemon::start();
+    let mut d = CliFixture::start();
     d.ok("create --task-id a --queue q");
     let work = d.spawn(&format!("work --queue q --ttl 9s -- {}", waiting(&d)));
     until("the job to run", || d.lines("ready") == ["a"]);
@@ -90,29 +90,29 @@ fn survives(by: Signal) {
     d.await_state("a", "completed");
     assert_eq!(d.events("a"), ["created", "claimed", "completed"]);
     assert_eq!(d.lines("ready"), ["a", "end"]);
-    // And the worker goes on.
+    // The worker continues with the next saga.
     d.ok("create --task-id b --queue q");
     d.await_state("b", "completed");
     assert_eq!(work.term().code, 0);
 }
 
 #[test]
-fn a_restart_costs_neither_the_lease_nor_the_result() {
+fn a_restart_of_the_daemon_loses_neither_lease_nor_result() {
     survives(Signal::TERM);
 }
 
 #[test]
-fn a_kill_of_the_daemon_costs_neither_the_lease_nor_the_result() {
+fn a_killed_daemon_loses_neither_lease_nor_result() {
     survives(Signal::KILL);
 }
 
 #[test]
-fn a_result_that_comes_while_the_daemon_is_away_is_reported_when_it_is_back() {
-    let mut d = Daemon::start();
+fn a_result_is_reported_when_the_daemon_is_back() {
+    let mut d = CliFixture::start();
     d.ok("create --task-id a --queue q");
     let work = d.spawn(&format!("work --queue q --ttl 20s -- {}", waiting(&d)));
     until("the job to run", || d.lines("ready") == ["a"]);
-    // Stopped, it takes the report into its socket and loses it with the kill.
+    // A stopped daemon receives the report in its socket and loses it when it is killed.
     d.signal(Signal::STOP);
     fs::write(d.file("go"), "").unwrap();
     until("the job to end", || d.lines("ready").len() == 2);

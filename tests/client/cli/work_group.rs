@@ -1,4 +1,4 @@
-//! A command's processes end with its lease and with the command, whatever becomes of the worker.
+//! A command's process group ends with its lease and with the command, even if the worker is killed or stopped.
 
 use std::{
     fs,
@@ -11,13 +11,13 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    daemon::{Daemon, runs},
-    running::Running,
+    cli_fixture::{CliFixture, runs},
+    running_command::RunningCommand,
 };
 use crate::support::{needs, now, until};
 
-/// A job of two processes that tell their numbers, and that end with the file `go`, or with the directory that they are in.
-fn pair(d: &Daemon) -> String {
+/// A job of two processes that write their pids, and end when the file `go` exists or their directory is removed.
+fn pair(d: &CliFixture) -> String {
     d.script(
         "job",
         "wait_for_it() { while [ ! -e go ] && [ -e job ]; do sleep 0.05; done; }\n\
@@ -25,7 +25,7 @@ fn pair(d: &Daemon) -> String {
     )
 }
 
-fn started(d: &Daemon) -> Vec<String> {
+fn started(d: &CliFixture) -> Vec<String> {
     until("the job to run", || d.lines("pids").len() == 2);
     let pids = d.lines("pids");
     assert!(pids.iter().all(|pid| runs(pid)), "{pids:?}");
@@ -38,12 +38,12 @@ fn gone(pids: &[String]) {
 
 #[test]
 fn a_killed_worker_takes_its_command_with_it() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q --payload secret");
     fs::create_dir(d.file("temp")).unwrap();
     let mut command = d.command(&format!("work --queue q --ttl 10m -- {}", pair(&d)));
     command.env("TMPDIR", d.file("temp"));
-    let work = Running::start(command);
+    let work = RunningCommand::start(command);
     let pids = started(&d);
     assert_eq!(fs::read_dir(d.file("temp")).unwrap().count(), 1);
     work.signal(Signal::KILL);
@@ -53,7 +53,7 @@ fn a_killed_worker_takes_its_command_with_it() {
 
 #[test]
 fn a_killed_compensator_takes_its_handler_with_it() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.compensating("t-1", "--queue q --compensate branch=one");
     let undo = d.spawn(&format!("compensate --queue q --ttl 10m --handler branch={}", pair(&d)));
     let pids = started(&d);
@@ -62,12 +62,12 @@ fn a_killed_compensator_takes_its_handler_with_it() {
 }
 
 #[test]
-fn a_frozen_workers_command_ends_with_its_lease() {
-    let d = Daemon::start();
+fn the_command_of_a_stopped_worker_ends_with_its_lease() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q");
     let work = d.spawn(&format!("work --queue q --ttl 2s -- {}", pair(&d)));
     let pids = started(&d);
-    // Over several leases it runs on: their new ends are told.
+    // It runs over several leases, because the supervisor is told of each new deadline.
     thread::sleep(Duration::from_secs(4));
     assert!(pids.iter().all(|pid| runs(pid)));
     work.signal(Signal::STOP);
@@ -77,7 +77,7 @@ fn a_frozen_workers_command_ends_with_its_lease() {
     assert_eq!(work.term().code, 0);
 }
 
-/// A command behind a program that becomes it.
+/// A command started through another program that executes it.
 fn behind(program: &[&str], command: &Command) -> Command {
     let mut whole = Command::new(program[0]);
     whole.args(&program[1..]).arg(command.get_program()).args(command.get_args());
@@ -94,13 +94,13 @@ fn behind(program: &[&str], command: &Command) -> Command {
 }
 
 #[test]
-fn hangup_and_quit_are_heeded_as_term_is() {
-    let d = Daemon::start();
+fn hangup_and_quit_act_as_term() {
+    let d = CliFixture::start();
     for (id, by) in [("a", Signal::HUP), ("b", Signal::QUIT)] {
         d.ok(&format!("create --task-id {id} --queue q"));
         let work = d.command(&format!("work --queue q --ttl 10m -- {}", pair(&d)));
-        // Tests that a script runs in the background are started to ignore QUIT.
-        let work = Running::start(behind(&["env", "--default-signal=HUP,QUIT"], &work));
+        // Background processes of a script are started with QUIT ignored.
+        let work = RunningCommand::start(behind(&["env", "--default-signal=HUP,QUIT"], &work));
         let pids = started(&d);
         work.signal(by);
         work.await_err(&["taking nothing new"]);
@@ -117,10 +117,10 @@ fn hangup_and_quit_are_heeded_as_term_is() {
 
 #[test]
 fn a_worker_under_nohup_outlives_its_terminal() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     let mut work = behind(&["nohup"], &d.command("work --queue q -- true"));
     work.stdin(Stdio::null());
-    let work = Running::start(work);
+    let work = RunningCommand::start(work);
     d.ok("create --task-id a --queue q");
     d.await_state("a", "completed");
     work.signal(Signal::HUP);
@@ -130,10 +130,10 @@ fn a_worker_under_nohup_outlives_its_terminal() {
 }
 
 #[test]
-fn what_a_command_leaves_running_is_ended_before_its_outcome_is_told() {
-    let d = Daemon::start();
+fn processes_left_by_a_command_are_ended_before_its_outcome_is_reported() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q --max-attempts 2 --retry-backoff 1ms");
-    // The second attempt looks at what the first has left.
+    // The second attempt checks what the first has left running.
     let script = d.script(
         "job",
         "[ $SAGAD_ATTEMPT = 1 ] || { kill -0 \"$(cat left)\" 2>/dev/null && echo beside > beside; exit 0; }\n\
@@ -152,9 +152,9 @@ fn what_a_command_leaves_running_is_ended_before_its_outcome_is_told() {
 }
 
 #[test]
-fn what_left_the_group_on_purpose_is_left_alone() {
+fn processes_that_left_the_group_are_not_ended() {
     needs!("setsid");
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q");
     let script = d.script(
         "job",
@@ -167,8 +167,8 @@ fn what_left_the_group_on_purpose_is_left_alone() {
 }
 
 #[test]
-fn a_command_whose_supervisor_is_killed_is_killed_and_tried_again() {
-    let d = Daemon::start();
+fn a_command_whose_supervisor_is_killed_is_killed_and_retried() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q --max-attempts 2 --retry-backoff 1h");
     let work = d.spawn(&format!("work --queue q --ttl 10m -- {}", pair(&d)));
     let pids = started(&d);
@@ -180,10 +180,10 @@ fn a_command_whose_supervisor_is_killed_is_killed_and_tried_again() {
     assert_eq!(work.term().code, 0);
 }
 
-/// Whatever the moment: here the command's first act is to kill it, which may be before it could say that the command runs.
+/// The command kills its supervisor first, possibly before the supervisor has reported that the command runs.
 #[test]
-fn a_supervisor_killed_by_its_commands_first_act_leaves_no_command_running() {
-    let d = Daemon::start();
+fn a_command_that_kills_its_supervisor_at_once_is_ended() {
+    let d = CliFixture::start();
     let job = d.script("job", "kill -9 $PPID; echo $$ >> pids; while [ -e job ]; do sleep 0.05; done");
     let count = 16;
     for n in 0..count {
@@ -205,9 +205,9 @@ fn parent(pid: &str) -> String {
 }
 
 #[test]
-fn as_process_1_it_reaps_and_zombies_do_not_hold_up_a_cancel() {
+fn as_process_1_the_worker_reaps_zombies_and_they_do_not_delay_a_cancel() {
     needs!("pid_namespace");
-    let d = Daemon::start();
+    let d = CliFixture::start();
     let script = d.script(
         "job",
         "case $SAGAD_TASK_ID in\n\
@@ -220,7 +220,7 @@ fn as_process_1_it_reaps_and_zombies_do_not_hold_up_a_cancel() {
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--mount-proc"]).arg(work.get_program()).args(work.get_args());
     command.env("SAGAD_SERVER", d.url()).current_dir(d.file("")).stdin(Stdio::null());
-    let work = Running::start(command);
+    let work = RunningCommand::start(command);
     for id in ["orphans", "count"] {
         d.ok(&format!("create --task-id {id} --queue q"));
         d.await_state(id, "completed");
@@ -232,9 +232,9 @@ fn as_process_1_it_reaps_and_zombies_do_not_hold_up_a_cancel() {
     let begun = now();
     d.ok("cancel long --reason 'not needed'");
     work.await_err(&["long: cancelled: not needed"]);
-    // The worker hears of it by a heartbeat, 2 s away. Then KILL would come after 10 s.
+    // The worker learns of the cancel by a heartbeat, up to 2 s later. KILL would follow after another 10 s.
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
-    // Signals for process 1 are passed on.
+    // Process 1 passes signals on.
     let init = fs::read_to_string(format!("/proc/{0}/task/{0}/children", work.child.id())).unwrap();
     let init = init.trim().parse().ok().and_then(rustix::process::Pid::from_raw).unwrap();
     rustix::process::kill_process(init, Signal::TERM).unwrap();

@@ -1,16 +1,16 @@
-//! `sagad work` when its lease is lost or its saga cancelled: nothing of the job is left, and nothing is reported.
+//! `sagad work` when its lease is lost or its saga is cancelled: the job's processes end, and a lost lease is not reported under.
 
 use std::{fs, thread, time::Duration};
 
 use rustix::process::Signal;
 
-use super::daemon::{Daemon, runs};
+use super::cli_fixture::{CliFixture, runs};
 use crate::support::until;
 
-/// Whatever becomes of its test, a job ends with the directory that it is in.
+/// A job writes the pids of its processes: itself, a child, and a grandchild that ignores TERM.
 ///
-/// This one tells its processes: itself, a child, and a grandchild that ignores TERM.
-fn stubborn(d: &Daemon) -> String {
+/// It ends when its directory is removed, whatever happens to its test.
+fn stubborn(d: &CliFixture) -> String {
     d.script(
         "job",
         "echo $$ >> pids\n\
@@ -21,7 +21,7 @@ fn stubborn(d: &Daemon) -> String {
     )
 }
 
-fn all_gone(d: &Daemon) {
+fn all_gone(d: &CliFixture) {
     let pids = d.lines("pids");
     assert_eq!(pids.len(), 4, "{pids:?}");
     until("all of the job's processes to be gone", || !pids.iter().any(|pid| runs(pid)));
@@ -29,7 +29,7 @@ fn all_gone(d: &Daemon) {
 
 #[test]
 fn a_revoked_lease_kills_the_whole_group_and_reports_nothing() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q --compensate branch=x");
     let script = stubborn(&d);
     let work = d.spawn(&format!("work --queue q --ttl 6s --kill-after 500ms -- {script}"));
@@ -38,7 +38,7 @@ fn a_revoked_lease_kills_the_whole_group_and_reports_nothing() {
     d.ok("quarantine t-1 --reason 'needs a look' --revoke-lease");
     work.await_err(&["lost t-1: "]);
     all_gone(&d);
-    // The worker goes on with the next.
+    // The worker continues with the next saga.
     d.ok("create --task-id t-2 --queue q");
     work.await_err(&["claimed t-2"]);
     let ran = work.end_now();
@@ -49,35 +49,35 @@ fn a_revoked_lease_kills_the_whole_group_and_reports_nothing() {
 }
 
 #[test]
-fn a_worker_that_slept_past_its_lease_kills_its_job_and_reports_nothing() {
-    let d = Daemon::start();
+fn a_worker_suspended_past_its_lease_kills_its_job_and_reports_nothing() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q --on-stale requeue");
     let script = stubborn(&d);
     let work = d.spawn(&format!("work --queue q --owner sleeper --ttl 3s -- {script}"));
     until("the job to be there", || !d.lines("ready").is_empty() && d.lines("pids").len() == 4);
     work.signal(Signal::STOP);
     d.await_state("t-1", "planned");
-    let token = d.claim("t-1", "heir", "--ttl 10m");
+    let token = d.claim("t-1", "other", "--ttl 10m");
     work.signal(Signal::CONT);
     let line = work.await_err(&["lost t-1: "]);
     assert!(line.contains("ran out") || line.contains("LEASE_SUPERSEDED"), "{line}");
     all_gone(&d);
     let lease = d.get("t-1")["lease"].clone();
-    assert_eq!((lease["ownerId"].as_str(), lease["fencingToken"].as_str()), (Some("heir"), Some(token.as_str())));
+    assert_eq!((lease["ownerId"].as_str(), lease["fencingToken"].as_str()), (Some("other"), Some(token.as_str())));
     assert_eq!(d.state("t-1"), "running");
     assert_eq!(work.term().code, 0);
 }
 
 #[test]
-fn a_job_that_ended_in_the_meantime_is_not_reported_over_an_heirs() {
-    let d = Daemon::start();
+fn a_job_that_ended_after_its_lease_is_not_reported() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q --on-stale requeue");
     let script = d.script("job", "echo $$ > pids; while [ ! -e go ] && [ -e job ]; do sleep 0.05; done");
     let work = d.spawn(&format!("work --queue q --ttl 3s -- {script}"));
     until("the job to be there", || !d.lines("pids").is_empty());
     work.signal(Signal::STOP);
     d.await_state("t-1", "planned");
-    d.claim("t-1", "heir", "--ttl 10m");
+    d.claim("t-1", "other", "--ttl 10m");
     fs::write(d.file("go"), "").unwrap();
     until("the job to end", || !runs(&d.lines("pids")[0]));
     work.signal(Signal::CONT);
@@ -85,13 +85,13 @@ fn a_job_that_ended_in_the_meantime_is_not_reported_over_an_heirs() {
         let told = work.err().join("\n");
         told.contains("lost t-1") || told.contains("not reported t-1")
     });
-    assert_eq!((d.state("t-1").as_str(), d.get("t-1")["lease"]["ownerId"].as_str()), ("running", Some("heir")));
+    assert_eq!((d.state("t-1").as_str(), d.get("t-1")["lease"]["ownerId"].as_str()), ("running", Some("other")));
     work.term();
 }
 
 #[test]
-fn a_cancel_ends_the_job_and_its_effects_are_to_be_undone() {
-    let d = Daemon::start();
+fn a_cancel_ends_the_job_and_its_compensations_are_pending() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q --compensate branch=x");
     let script =
         d.script("job", "trap 'echo term >> told; exit 0' TERM; echo . > ready; while [ -e job ]; do sleep 0.05; done");
@@ -107,13 +107,13 @@ fn a_cancel_ends_the_job_and_its_effects_are_to_be_undone() {
 
 #[test]
 fn a_cancelled_job_that_ignores_term_is_killed_while_its_lease_is_kept() {
-    let d = Daemon::start();
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q --compensate branch=x");
     let script = stubborn(&d);
     let work = d.spawn(&format!("work --queue q --ttl 3s --kill-after 5s -- {script}"));
     until("the job to be there", || !d.lines("ready").is_empty() && d.lines("pids").len() == 4);
     d.ok("cancel t-1 --reason 'not needed'");
-    // Longer than the lease is, were it not kept.
+    // Longer than the lease lasts without heartbeats.
     thread::sleep(Duration::from_millis(3_500));
     assert_eq!(d.get("t-1")["stale"], serde_json::Value::Null);
     work.await_err(&["compensating t-1: cancelled: not needed"]);

@@ -1,18 +1,18 @@
-//! `SAGAD_PROGRESS_FILE`: how far a command is, from one attempt to the next.
+//! `SAGAD_PROGRESS_FILE`: the progress of a command, from one attempt to the next.
 
 use std::fs;
 
 use rustix::process::Signal;
 
-use super::daemon::Daemon;
+use super::cli_fixture::CliFixture;
 use crate::support::until;
 
-/// Progress as JSON has it.
+/// The progress `half` in base64, as in JSON.
 const HALF: &str = "aGFsZg==";
 
 #[test]
-fn what_an_attempt_wrote_last_is_what_the_next_begins_with() {
-    let d = Daemon::start();
+fn the_next_attempt_gets_the_last_progress_of_the_one_before() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q --max-attempts 2 --retry-backoff 1ms");
     let script = d.script(
         "job",
@@ -32,8 +32,8 @@ fn what_an_attempt_wrote_last_is_what_the_next_begins_with() {
 }
 
 #[test]
-fn it_goes_with_heartbeats_with_a_release_and_not_when_it_is_too_large() {
-    let d = Daemon::start();
+fn progress_is_sent_with_heartbeats_and_release_unless_too_large() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q");
     let script = d.script(
         "job",
@@ -60,8 +60,8 @@ fn it_goes_with_heartbeats_with_a_release_and_not_when_it_is_too_large() {
 }
 
 #[test]
-fn a_failure_for_good_keeps_the_last_word() {
-    let d = Daemon::start();
+fn a_final_failure_stores_the_last_progress() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q --compensate branch=x");
     let ran = d.run("work --queue q --ttl 10m --drain -- sh -c 'printf half > $SAGAD_PROGRESS_FILE; exit 3'");
     assert_eq!(ran.code, 0, "{}", ran.err);

@@ -1,24 +1,24 @@
-//! `sagad work` and `compensate` that can't start their command: no saga pays for it.
+//! `sagad work` and `compensate` that can't start their command: no saga is failed for it.
 
 use std::{fs, path::Path};
 
 use rustix::process::{Resource, Rlimit, prlimit};
 
 use super::{
-    daemon::{Daemon, pid_of},
-    running::Running,
+    cli_fixture::{CliFixture, pid_of},
+    running_command::RunningCommand,
 };
-use crate::support::{binary::Ran, until};
+use crate::support::{binary::CommandOutput, until};
 
 const FIVE: &str = "could not be started 5 times in a row";
 
-fn create(d: &Daemon, count: usize) {
+fn create(d: &CliFixture, count: usize) {
     let lines: String = (0..count).map(|n| format!("{{\"taskId\":\"t-{n}\",\"queue\":\"q\"}}\n")).collect();
     assert_eq!(d.run_with("create --from -", &lines).code, 0);
 }
 
-/// All sagas are as they were, but for a few claims that were given back.
-fn nothing_is_lost(d: &Daemon, count: usize, claims_max: usize) {
+/// Asserts that all sagas are planned, after a few claims that were released.
+fn nothing_is_lost(d: &CliFixture, count: usize, claims_max: usize) {
     let sagas = d.json("list --state planned --limit 1000");
     assert_eq!(sagas.len(), count);
     assert!(sagas.iter().all(|saga| saga["failures"].is_null()), "{sagas:?}");
@@ -26,16 +26,16 @@ fn nothing_is_lost(d: &Daemon, count: usize, claims_max: usize) {
     assert!(usize::try_from(claims).unwrap() <= claims_max, "{claims} claims");
 }
 
-/// A script whose interpreter is not there: it looks as if it could be run.
-fn hollow(d: &Daemon) -> String {
-    let script = d.script("hollow", "");
+/// An executable script whose interpreter does not exist.
+fn script_without_interpreter(d: &CliFixture) -> String {
+    let script = d.script("script_without_interpreter", "");
     fs::write(&script, "#!/no/such/interpreter\n").unwrap();
     script
 }
 
 #[test]
-fn a_program_that_is_not_there_is_told_before_anything_is_claimed() {
-    let d = Daemon::start();
+fn a_missing_program_is_reported_before_anything_is_claimed() {
+    let d = CliFixture::start();
     create(&d, 20);
     let plain = d.file("plain");
     fs::write(&plain, "not executable").unwrap();
@@ -53,32 +53,35 @@ fn a_program_that_is_not_there_is_told_before_anything_is_claimed() {
     }
     let mut command = d.command("compensate --queue q --handler branch=true");
     command.env("PATH", "/nowhere");
-    let ran = Ran::of(command);
+    let ran = CommandOutput::of(command);
     assert!(ran.code == 2 && ran.err.contains("can't run sh: "), "{}", ran.err);
     nothing_is_lost(&d, 20, 0);
 }
 
 #[test]
-fn a_command_that_never_starts_ends_the_worker_and_no_saga() {
-    let d = Daemon::start();
+fn a_command_that_cannot_start_ends_the_worker_and_changes_no_saga() {
+    let d = CliFixture::start();
     create(&d, 50);
-    let script = hollow(&d);
+    let script = script_without_interpreter(&d);
     for flags in ["", "--drain", "--concurrency 10"] {
         let work = d.spawn(&format!("work --queue q {flags} -- {script}"));
         let ran = work.finish();
         assert_eq!(ran.code, 1, "{flags}: {}", ran.err);
         let last = ran.err.lines().last().unwrap();
-        assert!(last.contains(FIVE) && last.contains("hollow: No such file or directory"), "{last}");
+        assert!(
+            last.contains(FIVE) && last.contains("script_without_interpreter: No such file or directory"),
+            "{last}"
+        );
     }
-    // Ten that were claimed together count once.
+    // Ten sagas that were claimed together count once.
     nothing_is_lost(&d, 50, 5 + 5 + 50);
 }
 
 #[test]
-fn the_last_saga_of_a_queue_is_looked_for_again_by_a_draining_worker() {
-    let d = Daemon::start();
+fn a_draining_worker_retries_the_last_saga_that_could_not_start() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q");
-    let script = hollow(&d);
+    let script = script_without_interpreter(&d);
     let work = d.spawn(&format!("work --queue q --drain -- {script}"));
     work.await_err(&["planned t-1: could not start"]);
     fs::write(&script, "#!/bin/sh\nexit 0\n").unwrap();
@@ -86,22 +89,22 @@ fn the_last_saga_of_a_queue_is_looked_for_again_by_a_draining_worker() {
     assert_eq!((ran.code, d.state("t-1").as_str()), (0, "completed"), "{}", ran.err);
 }
 
-/// A worker whose temporary files go into a directory that can be taken away.
-fn with_temp(d: &Daemon, line: &str) -> Running {
+/// A worker with a temporary directory that the test can remove.
+fn with_temp(d: &CliFixture, line: &str) -> RunningCommand {
     fs::create_dir(d.file("temp")).unwrap();
     let mut command = d.command(line);
     command.env("TMPDIR", d.file("temp"));
-    Running::start(command)
+    RunningCommand::start(command)
 }
 
 #[test]
-fn without_a_place_for_its_files_a_worker_claims_nothing_or_gives_it_back() {
-    let d = Daemon::start();
+fn without_a_temporary_directory_a_worker_claims_nothing_or_releases_it() {
+    let d = CliFixture::start();
     d.ok("create --task-id slow --queue slow");
     for line in ["work --queue slow -- true", "compensate --queue slow --handler branch=true"] {
         let mut command = d.command(line);
         command.env("TMPDIR", "/nonexistent");
-        let ran = Ran::of(command);
+        let ran = CommandOutput::of(command);
         assert!(ran.code == 1 && ran.err.contains("can't make files in /nonexistent"), "{}: {}", ran.code, ran.err);
     }
     nothing_is_lost(&d, 1, 0);
@@ -116,8 +119,8 @@ fn without_a_place_for_its_files_a_worker_claims_nothing_or_gives_it_back() {
 }
 
 #[test]
-fn an_undo_that_never_starts_is_no_attempt_at_it() {
-    let d = Daemon::start();
+fn a_handler_that_cannot_start_counts_as_no_attempt() {
+    let d = CliFixture::start();
     d.compensating("slow", "--queue slow --compensate branch=one");
     let wait = "[ $SAGAD_TASK_ID != slow ] || while [ -e data ] && [ ! -e go ]; do sleep 0.05; done";
     let undo = with_temp(&d, &format!("compensate --queue slow,q --attempts 1 --handler 'branch={wait}'"));
@@ -135,20 +138,20 @@ fn an_undo_that_never_starts_is_no_attempt_at_it() {
         assert!(saga["compensations"][0]["attempts"].is_null(), "{saga}");
     }
     assert_eq!(d.state("slow"), "compensated");
-    // Given back, for a worker that can.
+    // The saga is released, so that another compensator can do it.
     let undo = d.spawn("compensate --queue q --handler branch=true");
     until("all of them to be undone", || d.json("list --state compensated").len() == 4);
     assert_eq!(undo.term().code, 0);
 }
 
 #[test]
-fn a_worker_without_descriptors_waits_for_some() {
-    let d = Daemon::start();
+fn a_worker_without_file_descriptors_waits() {
+    let d = CliFixture::start();
     let work = d.spawn("work --queue q -- true");
     d.ok("create --task-id first --queue q");
     d.await_state("first", "completed");
     let pid = pid_of(&work.child);
-    // No number is free below the limit. Those of the first command are given up a moment after its saga is completed.
+    // The limit leaves no free descriptor. Those of the first command are closed a moment after its saga is completed.
     let descriptors = Path::new("/proc").join(work.child.id().to_string()).join("fd");
     let lowest_free = || (0..).find(|number: &u64| fs::symlink_metadata(descriptors.join(number.to_string())).is_err());
     let mut limit = lowest_free();
@@ -169,8 +172,8 @@ fn a_worker_without_descriptors_waits_for_some() {
 }
 
 #[test]
-fn what_a_shell_can_not_find_is_the_commands_own_failure() {
-    let d = Daemon::start();
+fn exit_127_of_a_shell_is_the_commands_own_failure() {
+    let d = CliFixture::start();
     d.ok("create --task-id t-1 --queue q");
     let ran = d.run("work --queue q --drain -- sh -c ./no-such-file");
     assert_eq!((ran.code, d.state("t-1").as_str()), (0, "quarantined"), "{}", ran.err);

@@ -1,4 +1,4 @@
-//! What counts as a principal, and what is open.
+//! Which credentials are accepted, and which rpcs need none.
 
 use prost::Message;
 use sagad::proto::{ClaimNextRequest, GetStatsRequest};
@@ -6,10 +6,10 @@ use tonic::{Code, Streaming, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
-use super::raw;
+use super::raw_rpc;
 use crate::support::{
-    Daemon, Problem, Refused, eventually,
-    people::{Client, House, entry, everyone, hash, token},
+    Daemon, ExpectRefusal, Problem, eventually,
+    principals::{AuthSetup, TokenClient, entry, everyone, hash, token},
 };
 
 const INFO: &str = "/sagad.v1.AdminService/GetServerInfo";
@@ -21,13 +21,13 @@ fn list() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn only_a_token_of_the_table_is_somebody() {
-    let house = House::start(&everyone());
-    let channel = house.daemon.channel().await;
+async fn only_a_token_of_the_principals_file_is_accepted() {
+    let setup = AuthSetup::start(&everyone());
+    let channel = setup.daemon.channel().await;
     let right = token("reader");
     let flipped = format!("{}B", &right[..right.len() - 1]);
     for good in [format!("Bearer {right}"), format!("bearer {right}")] {
-        raw::call(&channel, INFO, false, Vec::new(), &[&good]).await.unwrap();
+        raw_rpc::call(&channel, INFO, false, Vec::new(), &[&good]).await.unwrap();
     }
     let mut told = Vec::new();
     for bad in [
@@ -36,86 +36,86 @@ async fn only_a_token_of_the_table_is_somebody() {
         format!("Bearer {right}A"),
         format!("Basic {right}"),
         right.clone(),
-        // The hash is no token: who reads the file can't call.
+        // The hash from the file is not accepted as a token.
         format!("Bearer {}", hash(&right)),
         "Bearer".to_owned(),
         String::new(),
     ] {
-        let problem = Problem::of(&raw::call(&channel, INFO, false, Vec::new(), &[&bad]).await.unwrap_err());
+        let problem = Problem::of(&raw_rpc::call(&channel, INFO, false, Vec::new(), &[&bad]).await.unwrap_err());
         assert_eq!(problem.reason, "UNAUTHENTICATED", "{bad}");
         told.push(problem);
     }
     let header = format!("Bearer {right}");
-    let twice = raw::call(&channel, INFO, false, Vec::new(), &[&header, &header]).await.unwrap_err();
+    let twice = raw_rpc::call(&channel, INFO, false, Vec::new(), &[&header, &header]).await.unwrap_err();
     told.push(Problem::of(&twice));
-    assert!(told.iter().all(|problem| *problem == told[0]), "which part was wrong is not said");
+    assert!(told.iter().all(|problem| *problem == told[0]), "the answer does not say which part was wrong");
 }
 
 #[tokio::test]
-async fn health_is_open_and_reflection_for_those_who_are_known() {
-    let house = House::start(&everyone());
-    let channel = house.daemon.channel().await;
+async fn health_needs_no_credentials_and_reflection_does() {
+    let setup = AuthSetup::start(&everyone());
+    let channel = setup.daemon.channel().await;
     let asking = HealthCheckRequest { service: String::new() };
     assert_eq!(HealthClient::new(channel.clone()).check(asking).await.unwrap().into_inner().status, 1);
-    let answer = raw::call(&channel, REFLECTION, true, list(), &[]).await;
+    let answer = raw_rpc::call(&channel, REFLECTION, true, list(), &[]).await;
     assert_eq!(Problem::of(&answer.unwrap_err()).reason, "UNAUTHENTICATED");
     let header = format!("Bearer {}", token("a"));
-    raw::call(&channel, REFLECTION, true, list(), &[&header]).await.unwrap();
+    raw_rpc::call(&channel, REFLECTION, true, list(), &[&header]).await.unwrap();
 }
 
 #[tokio::test]
 async fn reflection_can_be_switched_off() {
     for (args, code) in [(&["--reflection=false"][..], Some(Code::Unimplemented)), (&[], None)] {
         let daemon = Daemon::start_with(args);
-        let answer = raw::call(&daemon.channel().await, REFLECTION, true, list(), &[]).await;
+        let answer = raw_rpc::call(&daemon.channel().await, REFLECTION, true, list(), &[]).await;
         assert_eq!(answer.err().map(|status| status.code()), code);
-        raw::call(&daemon.channel().await, INFO, false, Vec::new(), &[]).await.unwrap();
+        raw_rpc::call(&daemon.channel().await, INFO, false, Vec::new(), &[]).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn who_has_run_out_is_refused() {
+async fn a_principal_after_its_not_after_is_refused() {
     let over = format!("{}not_after = 2020-01-01T00:00:00Z\n", entry("over", "['admin']", ""));
     let on = format!("{}not_after = 2100-01-01T00:00:00Z\n", entry("on", "['admin']", ""));
-    let house = House::start(&format!("{over}{on}"));
-    let channel = house.daemon.channel().await;
+    let setup = AuthSetup::start(&format!("{over}{on}"));
+    let channel = setup.daemon.channel().await;
     let header = |name: &str| format!("Bearer {}", token(name));
-    raw::call(&channel, INFO, false, Vec::new(), &[&header("on")]).await.unwrap();
-    let answer = raw::call(&channel, INFO, false, Vec::new(), &[&header("over")]).await;
+    raw_rpc::call(&channel, INFO, false, Vec::new(), &[&header("on")]).await.unwrap();
+    let answer = raw_rpc::call(&channel, INFO, false, Vec::new(), &[&header("over")]).await;
     assert_eq!(Problem::of(&answer.unwrap_err()).reason, "UNAUTHENTICATED");
 }
 
 #[tokio::test]
-async fn without_principals_everyone_may_do_everything() {
+async fn without_principals_every_caller_may_call_everything() {
     let daemon = Daemon::start();
     let channel = daemon.channel().await;
-    raw::call(&channel, INFO, false, Vec::new(), &[]).await.unwrap();
-    raw::call(&channel, INFO, false, Vec::new(), &["Bearer whatever"]).await.unwrap();
+    raw_rpc::call(&channel, INFO, false, Vec::new(), &[]).await.unwrap();
+    raw_rpc::call(&channel, INFO, false, Vec::new(), &["Bearer whatever"]).await.unwrap();
 }
 
-/// Whoever is refused as often as it likes hides nobody else's refusals, for the same reason or another.
+/// Logged refusals are limited for each caller, so that one caller's flood does not suppress the lines of others.
 #[tokio::test]
-async fn p10_the_refusals_of_one_caller_do_not_hide_those_of_others() {
-    let mut house = House::start(&everyone());
+async fn p10_many_refusals_of_one_caller_do_not_suppress_the_log_lines_of_others() {
+    let mut setup = AuthSetup::start(&everyone());
     let claim = |queue: &str, owner: &str| ClaimNextRequest {
         queues: vec![queue.into()],
         owner_id: owner.into(),
         ..Default::default()
     };
-    let (mut a, mut b) = (house.client("a").await, house.client("b").await);
+    let (mut a, mut b) = (setup.client("a").await, setup.client("b").await);
     let (flood, other) =
-        (house.daemon.channel_from([127, 0, 0, 66]).await, house.daemon.channel_from([127, 0, 0, 67]).await);
+        (setup.daemon.channel_from([127, 0, 0, 66]).await, setup.daemon.channel_from([127, 0, 0, 67]).await);
     for _ in 0..200 {
         assert_eq!(a.sagas.claim_next(claim("qb", "a/flood")).await.reason(), "PERMISSION_DENIED");
-        raw::call(&flood, INFO, false, Vec::new(), &[]).await.unwrap_err();
+        raw_rpc::call(&flood, INFO, false, Vec::new(), &[]).await.unwrap_err();
     }
     assert_eq!(b.sagas.claim_next(claim("qa", "b/alone")).await.reason(), "PERMISSION_DENIED");
-    raw::call(&other, INFO, false, Vec::new(), &[]).await.unwrap_err();
+    raw_rpc::call(&other, INFO, false, Vec::new(), &[]).await.unwrap_err();
     drop((a, b, flood, other));
-    let log = house.daemon.terminate().await;
+    let log = setup.daemon.terminate().await;
     let lines = |wanted: &str| log.lines().filter(|line| line.contains("refused") && line.contains(wanted)).count();
     assert_eq!((lines("b/alone"), lines("127.0.0.67")), (1, 1), "{log}");
-    assert!(log.contains("caller=\"b\""), "it says who: {log}");
+    assert!(log.contains("caller=\"b\""), "the line names the caller: {log}");
     for flood in ["a/flood", "127.0.0.66"] {
         assert!((10..=60).contains(&lines(flood)), "{flood}: ten in ten seconds: {log}");
     }
@@ -125,10 +125,10 @@ async fn p10_the_refusals_of_one_caller_do_not_hide_those_of_others() {
 const HEALTH_WATCHES: usize = 32;
 
 /// Opens health watches on connections from an address until one is refused. Returns what is open.
-async fn take_health_watches(house: &House, from: [u8; 4]) -> Vec<Streaming<HealthCheckResponse>> {
+async fn take_health_watches(setup: &AuthSetup, from: [u8; 4]) -> Vec<Streaming<HealthCheckResponse>> {
     let mut open = Vec::new();
     loop {
-        let mut health = HealthClient::new(house.daemon.channel_from(from).await);
+        let mut health = HealthClient::new(setup.daemon.channel_from(from).await);
         for on_it in 0..4 {
             match health.watch(HealthCheckRequest::default()).await {
                 Ok(watch) => open.push(watch.into_inner()),
@@ -146,46 +146,45 @@ async fn watches_health(channel: &Channel) -> Option<Streaming<HealthCheckRespon
     Some(HealthClient::new(channel.clone()).watch(HealthCheckRequest::default()).await.ok()?.into_inner())
 }
 
-/// Health watches need no credentials: an address gets some of them, and all that have shown none together leave a part to those
-/// that have.
+/// Health watches need no credentials. Each address has a share, and a part is reserved for callers with credentials.
 #[tokio::test]
-async fn p10_who_shows_no_credentials_does_not_take_all_health_watches() {
-    let house = House::start_with(&everyone(), &["--max-watches=256"]);
-    let first = take_health_watches(&house, [127, 0, 0, 66]).await;
-    assert_eq!(first.len(), 4, "an eighth of them is an address's share");
-    let other = house.daemon.channel_from([127, 0, 0, 67]).await;
-    drop(watches_health(&other).await.expect("another address is not concerned"));
+async fn p10_callers_without_credentials_cannot_open_all_health_watches() {
+    let setup = AuthSetup::start_with(&everyone(), &["--max-watches=256"]);
+    let first = take_health_watches(&setup, [127, 0, 0, 66]).await;
+    assert_eq!(first.len(), 4, "an address's share is an eighth");
+    let other = setup.daemon.channel_from([127, 0, 0, 67]).await;
+    drop(watches_health(&other).await.expect("another address has its own share"));
     let mut taken = first;
     for last in 68..100 {
-        let more = take_health_watches(&house, [127, 0, 0, last]).await;
+        let more = take_health_watches(&setup, [127, 0, 0, last]).await;
         taken.extend(more);
     }
-    assert_eq!(taken.len(), HEALTH_WATCHES / 4 * 3, "a quarter is kept");
-    // One that has made a call may, from an address that may not any more.
-    let known = house.daemon.channel_from([127, 0, 0, 66]).await;
+    assert_eq!(taken.len(), HEALTH_WATCHES / 4 * 3, "a quarter is reserved");
+    // A caller with credentials gets one, even from an address whose share is used up.
+    let known = setup.daemon.channel_from([127, 0, 0, 66]).await;
     assert!(watches_health(&known).await.is_none());
-    Client::new(known.clone(), Some(&token("operator"))).sagas.get_stats(GetStatsRequest {}).await.unwrap();
-    let watch = watches_health(&known).await.expect("it has shown who it is");
-    // What is closed is free again.
+    TokenClient::new(known.clone(), Some(&token("operator"))).sagas.get_stats(GetStatsRequest {}).await.unwrap();
+    let watch = watches_health(&known).await.expect("it has credentials");
+    // A closed watch no longer counts.
     drop((watch, taken));
     eventually("there is room again", || async { watches_health(&other).await }).await;
 }
 
-/// Nor does somebody who has shown them: from three quarters on, those that have an eighth get no more.
+/// Once three quarters are open, a principal that has an eighth gets no more.
 #[tokio::test]
-async fn p10_a_principal_does_not_take_all_health_watches() {
-    let house = House::start_with(&everyone(), &["--max-watches=256"]);
+async fn p10_one_principal_cannot_open_all_health_watches() {
+    let setup = AuthSetup::start_with(&everyone(), &["--max-watches=256"]);
     let mut taken = Vec::new();
     for _ in 0..HEALTH_WATCHES / 4 {
-        let channel = house.daemon.channel().await;
-        Client::new(channel.clone(), Some(&token("operator"))).sagas.get_stats(GetStatsRequest {}).await.unwrap();
+        let channel = setup.daemon.channel().await;
+        TokenClient::new(channel.clone(), Some(&token("operator"))).sagas.get_stats(GetStatsRequest {}).await.unwrap();
         for _ in 0..4 {
             taken.extend(watches_health(&channel).await);
         }
     }
     assert_eq!(taken.len(), HEALTH_WATCHES / 4 * 3);
-    let channel = house.daemon.channel().await;
-    let mut reader = Client::new(channel.clone(), Some(&token("reader")));
+    let channel = setup.daemon.channel().await;
+    let mut reader = TokenClient::new(channel.clone(), Some(&token("reader")));
     reader.sagas.get_stats(GetStatsRequest {}).await.unwrap();
     watches_health(&channel).await.expect("another principal gets one");
 }

@@ -1,17 +1,17 @@
 //! Who may connect and who may call: the real binary, with certificates, tokens and principals.
 
-mod raw;
+mod raw_rpc;
 
+mod actors;
 mod authentication;
-mod cli;
-mod docs;
-mod files;
-mod history;
+mod command_credentials;
+mod fair_shares;
+mod private_files;
 mod reload;
-mod revoke;
+mod revocation;
 mod roles;
 mod scopes;
 mod secrets;
-mod shares;
-mod texts;
+mod secure_page;
+mod text_fields;
 mod tls;

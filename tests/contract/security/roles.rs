@@ -1,16 +1,16 @@
-//! The whole table, rpc × role, over the wire: what is in it is allowed, and nothing else is.
+//! The whole table of rpcs and roles, over the wire.
 
 use prost::Message;
 use sagad::proto::*;
 use tonic::Code;
 
-use super::raw::{self, contract};
+use super::raw_rpc::{self, contract};
 use crate::support::{
     Problem, create,
-    people::{House, entry, everyone, token},
+    principals::{AuthSetup, entry, everyone, token},
 };
 
-/// Who may: w(orker), o(perator), r(eader), a(dmin).
+/// Each rpc with the roles that may call it: w(orker), o(perator), r(eader), a(dmin).
 const TABLE: &[(&str, &str)] = &[
     ("CreateSaga", "wo-a"),
     ("BatchCreateSagas", "wo-a"),
@@ -49,7 +49,7 @@ const TABLE: &[(&str, &str)] = &[
 ];
 const ROLES: [&str; 4] = ["worker", "operator", "reader", "admin"];
 
-/// A request that is not malformed, by somebody of this name, about this saga: malformed comes before denied.
+/// A well-formed request of this principal about this saga: a malformed one is refused before a denied one.
 pub fn request(rpc: &str, name: &str, task_id: &str) -> Vec<u8> {
     let (task_id, owner_id, actor, reason) =
         (task_id.to_owned(), name.to_owned(), "somebody".to_owned(), "why".to_owned());
@@ -103,9 +103,9 @@ pub fn request(rpc: &str, name: &str, task_id: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_in_the_table_is_allowed_and_nothing_else() {
-    let house = House::start(&everyone());
-    let channel = house.daemon.channel().await;
+async fn every_role_may_call_exactly_the_rpcs_of_the_table() {
+    let setup = AuthSetup::start(&everyone());
+    let channel = setup.daemon.channel().await;
     let mut rpcs: Vec<_> = contract().into_iter().map(|rpc| (rpc.name.clone(), rpc)).collect();
     let (_, quarantine) = rpcs.iter().find(|(name, _)| name == "Quarantine").unwrap().clone();
     rpcs.push(("Quarantine as holder".to_owned(), quarantine));
@@ -114,7 +114,7 @@ async fn what_is_in_the_table_is_allowed_and_nothing_else() {
         let (_, row) = TABLE.iter().find(|(row, _)| row == name).unwrap_or_else(|| panic!("no row for {name}"));
         for (role, letter) in ROLES.iter().zip(row.chars()) {
             let header = format!("Bearer {}", token(role));
-            let answer = raw::call(&channel, &rpc.path, rpc.streams, request(name, role, "t"), &[&header]).await;
+            let answer = raw_rpc::call(&channel, &rpc.path, rpc.streams, request(name, role, "t"), &[&header]).await;
             let code = answer.as_ref().err().map(tonic::Status::code);
             assert!(
                 !matches!(code, Some(Code::InvalidArgument | Code::Unauthenticated)),
@@ -129,27 +129,27 @@ async fn what_is_in_the_table_is_allowed_and_nothing_else() {
                 assert_ne!(code, Some(Code::PermissionDenied), "{name} by {role}: {answer:?}");
             }
         }
-        // Nobody known: nothing, well formed or not.
+        // Without credentials every rpc is refused, whether the request is malformed or not.
         for message in [request(name, "x", "t"), vec![0xff]] {
-            let answer = raw::call(&channel, &rpc.path, rpc.streams, message, &[]).await;
+            let answer = raw_rpc::call(&channel, &rpc.path, rpc.streams, message, &[]).await;
             assert_eq!(Problem::of(&answer.unwrap_err()).reason, "UNAUTHENTICATED", "{name}");
         }
     }
 }
 
-/// Of each rpc whose request can be malformed.
+/// Tries each rpc whose request can be malformed.
 #[tokio::test]
-async fn malformed_comes_before_denied() {
-    let house = House::start(&everyone());
-    let channel = house.daemon.channel().await;
+async fn a_malformed_request_is_reported_before_a_denied_one() {
+    let setup = AuthSetup::start(&everyone());
+    let channel = setup.daemon.channel().await;
     let mut tried = 0;
     for rpc in contract() {
         let ask = async |who: &str| {
             let header = format!("Bearer {}", token(who));
-            // Most lack what is required; field 1 of the others is not what they expect.
+            // An empty request lacks a required field in most rpcs; in the others field 1 has the wrong type.
             let wrong =
                 if rpc.name.starts_with("List") || rpc.name.starts_with("Watch") { vec![8, 1] } else { Vec::new() };
-            raw::call(&channel, &rpc.path, rpc.streams, wrong, &[&header]).await.map_err(|status| status.code())
+            raw_rpc::call(&channel, &rpc.path, rpc.streams, wrong, &[&header]).await.map_err(|status| status.code())
         };
         if ask("admin").await != Err(Code::InvalidArgument) {
             continue;
@@ -163,49 +163,49 @@ async fn malformed_comes_before_denied() {
 }
 
 #[tokio::test]
-async fn roles_add_up() {
-    let house = House::start(&entry("both", "['worker', 'operator']", "['qa']"));
-    let channel = house.daemon.channel().await;
+async fn a_principal_has_the_rights_of_all_its_roles() {
+    let setup = AuthSetup::start(&entry("both", "['worker', 'operator']", "['qa']"));
+    let channel = setup.daemon.channel().await;
     let header = format!("Bearer {}", token("both"));
     for (name, may) in [("Claim", true), ("Dispatch", true), ("GetStats", true), ("Backup", false)] {
         let rpc = contract().into_iter().find(|rpc| rpc.name == name).unwrap();
-        let answer = raw::call(&channel, &rpc.path, rpc.streams, request(name, "both", "t"), &[&header]).await;
+        let answer = raw_rpc::call(&channel, &rpc.path, rpc.streams, request(name, "both", "t"), &[&header]).await;
         let denied = answer.is_err_and(|status| status.code() == Code::PermissionDenied);
         assert_eq!(denied, !may, "{name}");
     }
 }
 
 #[tokio::test]
-async fn a_path_that_nobody_knows_is_denied_to_everyone() {
-    let house = House::start(&everyone());
-    let channel = house.daemon.channel().await;
+async fn an_unknown_rpc_is_denied_to_every_role() {
+    let setup = AuthSetup::start(&everyone());
+    let channel = setup.daemon.channel().await;
     for path in ["/sagad.v1.SagaService/DropEverything", "/sagad.v1.OtherService/GetSaga", "/x/y"] {
         assert_eq!(
-            Problem::of(&raw::call(&channel, path, false, Vec::new(), &[]).await.unwrap_err()).reason,
+            Problem::of(&raw_rpc::call(&channel, path, false, Vec::new(), &[]).await.unwrap_err()).reason,
             "UNAUTHENTICATED"
         );
         let header = format!("Bearer {}", token("admin"));
-        let answer = raw::call(&channel, path, false, Vec::new(), &[&header]).await;
+        let answer = raw_rpc::call(&channel, path, false, Vec::new(), &[&header]).await;
         assert_eq!(Problem::of(&answer.unwrap_err()).reason, "PERMISSION_DENIED", "{path}");
     }
 }
 
-/// What concerns the machine is told to admins; a worker's library gets what it goes by.
+/// Only admins see paths of the machine; the bounds and the clock are for every role.
 #[tokio::test]
-async fn where_the_store_lies_is_told_to_admins_alone() {
-    let house = House::start(&everyone());
-    let data = house.directory.path().join("data").display().to_string();
+async fn only_admins_are_told_the_path_of_the_store() {
+    let setup = AuthSetup::start(&everyone());
+    let data = setup.directory.path().join("data").display().to_string();
     for role in ROLES {
-        let mut client = house.client(role).await;
+        let mut client = setup.client(role).await;
         let info = client.admin.get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
         assert_eq!(info.store.contains(&data), role == "admin", "{role}: {}", info.store);
         assert_eq!(info.store == "sqlite", role != "admin", "{role}: {}", info.store);
         let text = format!("{info:?}");
-        assert_eq!(text.contains(house.directory.path().to_str().unwrap()), role == "admin", "{role}: {text}");
+        assert_eq!(text.contains(setup.directory.path().to_str().unwrap()), role == "admin", "{role}: {text}");
         assert!(!info.bounds.is_empty() && info.restart_grace.is_some() && info.current_time.is_some(), "{role}");
     }
-    // Nor does anything else that a worker can call tell it.
-    let mut worker = house.client("worker").await;
+    // No other rpc that a worker may call reveals it.
+    let mut worker = setup.client("worker").await;
     let status = worker.sagas.get_saga(GetSagaRequest { task_id: "t".into(), ..Default::default() }).await.unwrap_err();
     assert!(!format!("{status:?}").contains(&data));
 }

@@ -1,5 +1,5 @@
-//! A worker is confined to its queues by every verb, reads and repeats included; and to owners of its own name. What is
-//! outside of them is not there for it.
+//! A worker may use every rpc, reads and repeats included, only for its own queues and under owners of its own name. Sagas of
+//! other queues are answered like missing ones.
 
 use std::collections::BTreeSet;
 
@@ -7,19 +7,19 @@ use sagad::proto::{session_request::Call, *};
 use tonic::{Request, Status};
 
 use super::{
-    raw::{self, contract},
+    raw_rpc::{self, contract},
     roles::request,
 };
 use crate::support::{
-    Key, Problem, Refused, compensation, ms, named,
-    people::{Client, House, entry, everyone, token},
+    ExpectRefusal, Key, Problem, compensation, ms, named,
+    principals::{AuthSetup, TokenClient, entry, everyone, token},
     session::Session,
 };
 
-async fn house() -> (House, Client, Client) {
-    let house = House::start(&everyone());
-    let (a, b) = (house.client("a").await, house.client("b").await);
-    (house, a, b)
+async fn setup_with_clients() -> (AuthSetup, TokenClient, TokenClient) {
+    let setup = AuthSetup::start(&everyone());
+    let (a, b) = (setup.client("a").await, setup.client("b").await);
+    (setup, a, b)
 }
 
 fn in_queue(task_id: &str, queue: &str) -> CreateSagaRequest {
@@ -36,13 +36,13 @@ fn denied<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>) -> Problem 
     problem
 }
 
-/// Denied for this queue, to `a`.
+/// Asserts that `a` was denied because of queue `qb`.
 fn foreign<T: std::fmt::Debug>(rpc: &str, answer: Result<T, Status>) {
     let problem = denied(rpc, answer);
     assert_eq!((problem.fact("queue"), problem.fact("principal"), problem.fact("rpc")), ("qb", "a", rpc));
 }
 
-/// Not there, to `a`.
+/// Asserts that `a` was told that there is no such saga.
 fn hidden<T: std::fmt::Debug>(rpc: &str, answer: Result<T, Status>) {
     let problem = answer.refused();
     assert_eq!(problem.reason, "SAGA_NOT_FOUND", "{rpc}: {problem:?}");
@@ -50,12 +50,12 @@ fn hidden<T: std::fmt::Debug>(rpc: &str, answer: Result<T, Status>) {
 }
 
 #[tokio::test]
-async fn every_verb_is_confined() {
-    let (_house, mut a, mut b) = house().await;
+async fn every_rpc_is_limited_to_the_callers_queues() {
+    let (_house, mut a, mut b) = setup_with_clients().await;
     b.sagas.create_saga(in_queue("t", "qb")).await.unwrap();
     let saga = b.sagas.claim(claim("t", "b")).await.unwrap().into_inner().saga.unwrap();
     let lease = saga.lease.unwrap();
-    // With the very lease of the other, under a name of its own: what stops it is the queue.
+    // With the other principal's token and an owner of its own name, only the queue can be the reason of the refusal.
     let (task_id, owner_id, fencing_token) = ("t".to_owned(), "a".to_owned(), lease.fencing_token);
     macro_rules! hidden {
         ($($rpc:ident $name:literal $message:ident { $($field:ident $(: $value:expr)?),* };)*) => {
@@ -97,7 +97,7 @@ async fn every_verb_is_confined() {
     let item = KeepAliveRequest { task_id: task_id.clone(), owner_id, fencing_token, ..Default::default() };
     let mut answers = a.sagas.keep_alive(futures::stream::iter([item])).await.unwrap().into_inner();
     assert_eq!(answers.message().await.unwrap().unwrap().reason, "SAGA_NOT_FOUND");
-    // Items of a session, as the calls that they are.
+    // The same calls as items of a session.
     let mut session = Session::over(async |items| a.sagas.session(items).await).await.unwrap();
     let lease = Key { task_id: task_id.clone(), owner_id: "a".into(), fencing_token };
     for (rpc, call) in [
@@ -129,15 +129,15 @@ async fn every_verb_is_confined() {
         a.sagas.watch_stale(WatchStaleRequest { queues: queues.clone(), ..Default::default() }).await,
     );
     foreign("WatchEvents", a.sagas.watch_events(WatchEventsRequest { queues, ..Default::default() }).await);
-    // Nothing of it happened.
+    // None of the calls changed anything.
     let saga =
         b.sagas.get_saga(GetSagaRequest { task_id, ..Default::default() }).await.unwrap().into_inner().saga.unwrap();
     assert_eq!((saga.state(), saga.lease.unwrap().fencing_token), (SagaState::Running, fencing_token));
 }
 
 #[tokio::test]
-async fn what_names_no_queue_is_about_ones_own() {
-    let (house, mut a, mut b) = house().await;
+async fn requests_without_a_queue_cover_the_callers_queues() {
+    let (setup, mut a, mut b) = setup_with_clients().await;
     a.sagas.create_saga(in_queue("mine", "qa")).await.unwrap();
     for (task_id, queue) in [("theirs", "qb"), ("theirs-too", "qc")] {
         b.sagas.create_saga(in_queue(task_id, queue)).await.unwrap();
@@ -146,7 +146,7 @@ async fn what_names_no_queue_is_about_ones_own() {
     let all = ListSagasRequest::default;
     assert_eq!(listed(a.sagas.list_sagas(all()).await.unwrap().into_inner()), ["mine"]);
     assert_eq!(listed(b.sagas.list_sagas(all()).await.unwrap().into_inner()), ["theirs", "theirs-too"]);
-    let mut reader = house.client("reader").await;
+    let mut reader = setup.client("reader").await;
     assert_eq!(listed(reader.sagas.list_sagas(all()).await.unwrap().into_inner()).len(), 3);
     let request = WatchEventsRequest { after_revision: Some(0), ..Default::default() };
     let mut events = a.sagas.watch_events(request).await.unwrap().into_inner();
@@ -161,22 +161,22 @@ async fn what_names_no_queue_is_about_ones_own() {
     assert_eq!(seen, ["mine", "mine-2"]);
 }
 
-/// What is committed together is encoded once for all who watch. Whoever sees one queue is sent nothing of another, whoever
-/// else watches and whichever of them is first.
+/// Events of one commit are encoded once for all watchers. A watcher of one queue receives nothing of another, whichever other
+/// watchers there are.
 #[tokio::test]
-async fn p17_watchers_that_share_events_are_sent_their_own_queues_alone() {
+async fn p17_watchers_of_shared_events_receive_only_their_own_queues() {
     const BATCHES: usize = 20;
-    let (house, mut a, mut b) = house().await;
+    let (setup, mut a, mut b) = setup_with_clients().await;
     let request = WatchEventsRequest { after_revision: Some(0), ..Default::default() };
     let mut watches = Vec::new();
     for (name, last) in [("reader", "last-a"), ("a", "last-a"), ("b", "last-b"), ("reader", "last-a")] {
-        let mut client = house.client(name).await;
+        let mut client = setup.client(name).await;
         let mut events = client.sagas.watch_events(request.clone()).await.unwrap().into_inner();
-        // Each is there before anything happens.
+        // All watches are open before the first event.
         events.message().await.unwrap().unwrap();
         watches.push((name, last, events));
     }
-    let mut operator = house.client("operator").await;
+    let mut operator = setup.client("operator").await;
     for batch in 0..BATCHES {
         let saga = |n: usize| in_queue(&format!("t-{batch}-{n}"), ["qa", "qb", "qa", "qc"][n % 4]);
         let requests = (0..40).map(saga).collect();
@@ -206,14 +206,14 @@ async fn p17_watchers_that_share_events_are_sent_their_own_queues_alone() {
 }
 
 #[tokio::test]
-async fn an_owner_bears_the_name_of_its_principal() {
-    let (house, mut a, _) = house().await;
+async fn an_owner_id_must_begin_with_its_principals_name() {
+    let (setup, mut a, _) = setup_with_clients().await;
     for (n, owner) in ["a", "a/host-7", "a/"].into_iter().enumerate() {
         a.sagas.create_saga(in_queue(&format!("t{n}"), "qa")).await.unwrap();
         a.sagas.claim(claim(&format!("t{n}"), owner)).await.unwrap();
     }
     a.sagas.create_saga(in_queue("t", "qa")).await.unwrap();
-    let mut admin = house.client("admin").await;
+    let mut admin = setup.client("admin").await;
     for owner in ["b", "ab", "A", "b/a"] {
         for client in [&mut a, &mut admin] {
             let problem = denied(owner, client.sagas.claim(claim("t", owner)).await);
@@ -228,21 +228,22 @@ async fn an_owner_bears_the_name_of_its_principal() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_its_principals_own() {
-    let house = House::start(&[entry("a", "['worker']", "['q']"), entry("b", "['worker']", "['q']")].concat());
-    let (mut a, mut b) = (house.client("a").await, house.client("b").await);
+async fn a_request_id_belongs_to_one_principal() {
+    let setup = AuthSetup::start(&[entry("a", "['worker']", "['q']"), entry("b", "['worker']", "['q']")].concat());
+    let (mut a, mut b) = (setup.client("a").await, setup.client("b").await);
     let request = CreateSagaRequest { request_id: named("once"), payload: "secret".into(), ..in_queue("", "q") };
-    let create =
-        async |client: &mut Client| client.sagas.create_saga(request.clone()).await.unwrap().into_inner().saga.unwrap();
+    let create = async |client: &mut TokenClient| {
+        client.sagas.create_saga(request.clone()).await.unwrap().into_inner().saga.unwrap()
+    };
     let first = create(&mut a).await;
-    assert_eq!(create(&mut a).await.task_id, first.task_id, "a repeat");
-    assert_ne!(create(&mut b).await.task_id, first.task_id, "another's");
+    assert_eq!(create(&mut a).await.task_id, first.task_id, "the owner's repeat");
+    assert_ne!(create(&mut b).await.task_id, first.task_id, "another principal's request");
 }
 
 #[tokio::test]
-async fn a_repeat_tells_nothing_of_queues_that_were_taken_away() {
-    let house = House::start(&entry("w", "['worker']", "['q1', 'q2']"));
-    let mut client = house.client("w").await;
+async fn a_repeat_shows_nothing_of_queues_the_caller_lost() {
+    let setup = AuthSetup::start(&entry("w", "['worker']", "['q1', 'q2']"));
+    let mut client = setup.client("w").await;
     client.sagas.create_saga(in_queue("t", "q1")).await.unwrap();
     let complete = |token| CompleteRequest {
         task_id: "t".into(),
@@ -255,7 +256,7 @@ async fn a_repeat_tells_nothing_of_queues_that_were_taken_away() {
     let token = saga.lease.unwrap().fencing_token;
     client.sagas.complete(complete(token)).await.unwrap();
     client.sagas.complete(complete(token)).await.unwrap();
-    house.rewrite(&entry("w", "['worker']", "['q2']"));
+    setup.rewrite(&entry("w", "['worker']", "['q2']"));
     crate::support::eventually("the queue is taken away", || {
         let mut client = client.clone();
         async move { client.sagas.complete(Request::new(complete(token))).await.err() }
@@ -264,8 +265,8 @@ async fn a_repeat_tells_nothing_of_queues_that_were_taken_away() {
     hidden("Complete", client.sagas.complete(complete(token)).await);
 }
 
-/// All that an error tells, with one id in the place of another of the same length; and how long its details are, in which
-/// only the order is left to chance.
+/// The content of an error with one id replaced by another of the same length, and the length of its details, whose order is
+/// random.
 fn told(status: &Status, id: &str, instead: &str) -> (Problem, usize) {
     assert_eq!(id.len(), instead.len());
     let mut problem = Problem::of(status);
@@ -274,11 +275,11 @@ fn told(status: &Status, id: &str, instead: &str) -> (Problem, usize) {
     (problem, status.details().len())
 }
 
-/// Every rpc of the contract, about a saga that the caller may not see and about one that is not there: the same answer, to
-/// the last detail, in whatever state the saga is, and whoever holds it.
+/// Calls every rpc for a saga that the caller may not see and for a missing one: the answers are equal in every detail, in
+/// whatever state the saga is and whoever holds it.
 #[tokio::test]
-async fn what_may_not_be_seen_is_answered_as_what_is_not_there() {
-    let (house, _, mut b) = house().await;
+async fn a_saga_outside_the_callers_queues_is_answered_like_a_missing_one() {
+    let (setup, _, mut b) = setup_with_clients().await;
     let hidden = ["hidden-planned", "hidden-running", "hidden-undoing", "hidden-ended"];
     for task_id in hidden {
         let policy = Some(Policy { on_failure: FailureAction::Compensate.into(), ..Default::default() });
@@ -303,7 +304,7 @@ async fn what_may_not_be_seen_is_answered_as_what_is_not_there() {
             _ => {}
         }
     }
-    let channel = house.daemon.channel().await;
+    let channel = setup.daemon.channel().await;
     let header = format!("Bearer {}", token("a"));
     let mut rpcs: Vec<_> = contract().into_iter().map(|rpc| (rpc.name.clone(), rpc)).collect();
     let (_, quarantine) = rpcs.iter().find(|(name, _)| name == "Quarantine").unwrap().clone();
@@ -311,13 +312,13 @@ async fn what_may_not_be_seen_is_answered_as_what_is_not_there() {
     let mut not_found = 0;
     for (name, rpc) in &rpcs {
         if ["CreateSaga", "BatchCreateSagas"].contains(&name.as_str()) {
-            // They name sagas that are not there yet: below.
+            // These name sagas that do not exist yet; see the next test.
             continue;
         }
         for task_id in hidden {
             let absent = task_id.replace("hidden", "absent");
             let ask = async |task_id: &str| {
-                raw::call(&channel, &rpc.path, rpc.streams, request(name, "a", task_id), &[&header]).await
+                raw_rpc::call(&channel, &rpc.path, rpc.streams, request(name, "a", task_id), &[&header]).await
             };
             match (ask(task_id).await, ask(&absent).await) {
                 (Ok(()), Ok(())) => {}
@@ -330,13 +331,13 @@ async fn what_may_not_be_seen_is_answered_as_what_is_not_there() {
             }
         }
     }
-    assert!(not_found >= 11 * hidden.len(), "each rpc that names a saga was asked about one: {not_found}");
+    assert!(not_found >= 11 * hidden.len(), "each rpc that names a saga was called: {not_found}");
 }
 
-/// The rest of what names a saga: by its other id, in streams, by a creation.
+/// Other ways to name a saga: by its saga id, in streams, and by a creation.
 #[tokio::test]
-async fn streams_and_other_ids_tell_no_more() {
-    let (_house, mut a, mut b) = house().await;
+async fn streams_and_saga_ids_reveal_no_hidden_saga() {
+    let (_house, mut a, mut b) = setup_with_clients().await;
     b.sagas.create_saga(CreateSagaRequest { saga_id: "hidden-s".into(), ..in_queue("hidden-t", "qb") }).await.unwrap();
     for (hidden, absent) in [("hidden-s", "absent-s"), ("hidden-t", "absent-t")] {
         let by_saga_id = |saga_id: &str| GetSagaRequest { saga_id: saga_id.into(), ..Default::default() };
@@ -365,19 +366,20 @@ async fn streams_and_other_ids_tell_no_more() {
             assert!(matches!(item, Some(watch_events_response::Item::Bookmark(_))), "{task_id}: {item:?}");
         }
     }
-    // Ids are unique among all sagas, so that one is taken can't be hidden from who wants to create it; but no more is told
-    // than of an id that is taken in one's own queue.
+    // Ids are unique among all sagas, so a creation reveals that an id is taken. But the answer is the same as for an id in the
+    // caller's own queue.
     a.sagas.create_saga(in_queue("public-t", "qa")).await.unwrap();
-    let taken = async |client: &mut Client, id: &str| client.sagas.create_saga(in_queue(id, "qa")).await.unwrap_err();
+    let taken =
+        async |client: &mut TokenClient, id: &str| client.sagas.create_saga(in_queue(id, "qa")).await.unwrap_err();
     let (foreign, own) = (taken(&mut a, "hidden-t").await, taken(&mut a, "public-t").await);
     assert_eq!(Problem::of(&foreign).reason, "SAGA_EXISTS");
     assert_eq!(told(&foreign, "hidden-t", "public-t"), told(&own, "public-t", "public-t"));
 }
 
-/// A queue that is named is denied alike, whether there is one of this name or not.
+/// A denied queue is answered alike, whether it exists or not.
 #[tokio::test]
-async fn a_queue_that_is_named_is_denied_alike_whether_it_is_there_or_not() {
-    let (_house, mut a, mut b) = house().await;
+async fn a_denied_queue_is_answered_alike_whether_it_exists_or_not() {
+    let (_house, mut a, mut b) = setup_with_clients().await;
     b.sagas.create_saga(in_queue("t", "qb")).await.unwrap();
     macro_rules! asked {
         ($($rpc:ident $message:ident { $($field:ident: $value:expr),* };)*) => {
@@ -404,11 +406,11 @@ async fn a_queue_that_is_named_is_denied_alike_whether_it_is_there_or_not() {
     assert_eq!(create("qb").await, create("q0").await);
 }
 
-/// Who may look at a saga and not work on it is told so: it knows that the saga is there.
+/// A caller who may read a saga but not claim it is told the reason: it knows that the saga exists.
 #[tokio::test]
-async fn who_sees_a_saga_is_told_which_queue_it_may_not_touch() {
-    let house = House::start(&[everyone(), entry("both", "['worker', 'reader']", "['qa']")].concat());
-    let (mut b, mut both) = (house.client("b").await, house.client("both").await);
+async fn a_caller_who_may_read_a_saga_is_told_the_denied_queue() {
+    let setup = AuthSetup::start(&[everyone(), entry("both", "['worker', 'reader']", "['qa']")].concat());
+    let (mut b, mut both) = (setup.client("b").await, setup.client("both").await);
     b.sagas.create_saga(in_queue("t", "qb")).await.unwrap();
     both.sagas.get_saga(GetSagaRequest { task_id: "t".into(), ..Default::default() }).await.unwrap();
     assert_eq!(denied("Claim", both.sagas.claim(claim("t", "both")).await).fact("queue"), "qb");
@@ -418,10 +420,10 @@ fn annotate(task_id: &str) -> AnnotateRequest {
     AnnotateRequest { task_id: task_id.into(), actor: "b".into(), note: "n".into(), ..Default::default() }
 }
 
-/// Whoever may not claim in a queue does not make it look as if somebody served its compensations.
+/// A denied claim does not make a queue look as if it had a compensation handler.
 #[tokio::test]
-async fn a_denied_claim_does_not_count_as_somebody_who_handles_compensations() {
-    let (house, mut a, mut b) = house().await;
+async fn a_denied_claim_does_not_count_as_a_compensation_handler() {
+    let (setup, mut a, mut b) = setup_with_clients().await;
     let claim = |queues: &[&str], owner: &str| ClaimNextRequest {
         queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
         owner_id: owner.into(),
@@ -430,9 +432,9 @@ async fn a_denied_claim_does_not_count_as_somebody_who_handles_compensations() {
         ..Default::default()
     };
     foreign("ClaimNext", a.sagas.claim_next(claim(&["qb"], "a")).await);
-    // It may claim in the first, but the call is denied as a whole.
+    // It may claim from the first queue, but the call is denied as a whole.
     foreign("ClaimNext", a.sagas.claim_next(claim(&["qa", "qb"], "a")).await);
-    let operator = house.client("operator").await;
+    let operator = setup.client("operator").await;
     let asked = async || {
         let vitals = operator.clone().admin.get_vitals(GetVitalsRequest::default()).await.unwrap().into_inner();
         vitals.asked_kinds.into_iter().map(|asked| asked.queue).collect::<Vec<_>>()

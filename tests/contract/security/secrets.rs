@@ -1,16 +1,16 @@
-//! Nothing that is printed holds a secret, whatever is done wrong and however much is logged.
+//! No log line contains a secret, at any level and after any error.
 
 use std::fs;
 
 use rustix::process::Signal;
 use sagad::proto::*;
 
-use super::raw;
+use super::raw_rpc;
 use crate::support::{
     daemon::Launch,
     eventually,
-    people::{Client, entry, token},
     pki::{Ca, connect},
+    principals::{TokenClient, entry, token},
 };
 
 #[tokio::test]
@@ -32,7 +32,7 @@ async fn no_secret_is_logged_at_any_level() {
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let mut daemon = Launch::on(&directory.path().join("data")).args(&flags).start();
     let channel = connect(daemon.address(), &ca, None).await.unwrap();
-    let mut client = Client::new(channel.clone(), Some(&token("w")));
+    let mut client = TokenClient::new(channel.clone(), Some(&token("w")));
     let request = CreateSagaRequest { queue: "q".into(), ..Default::default() };
     client.sagas.create_saga(request).await.unwrap();
     client.sagas.get_stats(GetStatsRequest {}).await.unwrap_err();
@@ -40,10 +40,10 @@ async fn no_secret_is_logged_at_any_level() {
     stream.message().await.unwrap();
     const INFO: &str = "/sagad.v1.AdminService/GetServerInfo";
     for header in [format!("Bearer {PASTED}"), format!("Basic {PASTED}"), PASTED.to_owned()] {
-        raw::call(&channel, INFO, false, Vec::new(), &[&header]).await.unwrap_err();
+        raw_rpc::call(&channel, INFO, false, Vec::new(), &[&header]).await.unwrap_err();
     }
     let wrong = format!("{}{}", token("w"), "more");
-    raw::call(&channel, INFO, false, Vec::new(), &[&format!("Bearer {wrong}")]).await.unwrap_err();
+    raw_rpc::call(&channel, INFO, false, Vec::new(), &[&format!("Bearer {wrong}")]).await.unwrap_err();
     for broken in [
         format!("'{PASTED}' = 1"),
         format!("[[principal]]\nname = '{PASTED}'"),
@@ -55,15 +55,17 @@ async fn no_secret_is_logged_at_any_level() {
         let before = daemon.log().matches("stays in force").count();
         fs::write(path("principals"), broken).unwrap();
         daemon.process().signal(Signal::HUP);
-        eventually("it is told", || async { (daemon.log().matches("stays in force").count() > before).then_some(()) })
-            .await;
+        eventually("it is logged", || async {
+            (daemon.log().matches("stays in force").count() > before).then_some(())
+        })
+        .await;
     }
-    // The key in the place of the certificate.
+    // The key file given as the certificate.
     fs::write(path("server.crt"), &server.key).unwrap();
-    eventually("it is told", || async { daemon.log().contains("tls_cert").then_some(()) }).await;
+    eventually("it is logged", || async { daemon.log().contains("tls_cert").then_some(()) }).await;
     drop(stream);
     let log = daemon.terminate().await;
-    assert!(log.contains("TRACE") && log.contains("unauthenticated"), "the log is there");
+    assert!(log.contains("TRACE") && log.contains("unauthenticated"), "the log has lines of every level");
     let key_line = server.key.lines().nth(1).unwrap();
     for secret in [token("w"), "not-so-random-".to_owned(), "ThisOneWasPasted".to_owned(), key_line.to_owned()] {
         let place = log.find(&secret).map(|place| &log[place.saturating_sub(300)..place + 40]);

@@ -1,4 +1,4 @@
-//! Handshakes: who gets a connection, who doesn't, and how long it may take.
+//! TLS: which clients get a connection, as which principal, and for how long.
 
 use std::{
     fs,
@@ -16,17 +16,17 @@ use crate::support::{
     Daemon, Problem,
     daemon::Launch,
     eventually, now,
-    people::{Client, entry, token},
-    pki::{Ca, Pair, connect},
+    pki::{Ca, CertAndKey, connect},
+    principals::{TokenClient, entry, token},
 };
 
-/// A daemon with a certificate of this CA.
-struct Site {
+/// A daemon with a server certificate of a CA.
+struct TlsSetup {
     daemon: Daemon,
     directory: TempDir,
 }
 
-impl Site {
+impl TlsSetup {
     fn start(ca: &Ca, args: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         ca.server().write(directory.path(), "server");
@@ -37,7 +37,7 @@ impl Site {
             args.iter().map(|arg| arg.replace("DIR", &directory.path().display().to_string())).collect();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let daemon = Launch::on(&directory.path().join("data")).args(&[&cert, &key]).args(&args).start();
-        Site { daemon, directory }
+        TlsSetup { daemon, directory }
     }
 
     fn path(&self) -> &Path {
@@ -50,11 +50,11 @@ impl Site {
 }
 
 async fn info(channel: Channel) -> Result<(), Status> {
-    Client::new(channel, None).admin.get_server_info(GetServerInfoRequest {}).await.map(drop)
+    TokenClient::new(channel, None).admin.get_server_info(GetServerInfoRequest {}).await.map(drop)
 }
 
-/// A call over a connection of its own: none if there is no connection.
-async fn works(address: SocketAddr, ca: &Ca, own: Option<&Pair>) -> bool {
+/// True if a call over a new connection succeeds.
+async fn works(address: SocketAddr, ca: &Ca, own: Option<&CertAndKey>) -> bool {
     match connect(address, ca, own).await {
         Ok(channel) => info(channel).await.is_ok(),
         Err(_) => false,
@@ -62,13 +62,13 @@ async fn works(address: SocketAddr, ca: &Ca, own: Option<&Pair>) -> bool {
 }
 
 #[tokio::test]
-async fn who_trusts_the_ca_connects_and_nobody_else() {
+async fn only_a_client_that_trusts_the_ca_connects() {
     let ca = Ca::new();
-    let site = Site::start(&ca, &[]);
-    assert!(works(site.address(), &ca, None).await);
-    assert!(!works(site.address(), &Ca::new(), None).await, "the client does not know this CA");
+    let setup = TlsSetup::start(&ca, &[]);
+    assert!(works(setup.address(), &ca, None).await);
+    assert!(!works(setup.address(), &Ca::new(), None).await, "the client does not know this CA");
     // Plain HTTP/2 on a port with TLS.
-    let plain = tonic::transport::Endpoint::from_shared(format!("http://{}", site.address())).unwrap();
+    let plain = tonic::transport::Endpoint::from_shared(format!("http://{}", setup.address())).unwrap();
     let answered = match plain.timeout(Duration::from_secs(10)).connect().await {
         Ok(channel) => info(channel).await.is_ok(),
         Err(_) => false,
@@ -77,24 +77,24 @@ async fn who_trusts_the_ca_connects_and_nobody_else() {
     // And TLS on a port without.
     let daemon = Daemon::start();
     assert!(!works(daemon.address(), &ca, None).await);
-    assert!(works(site.address(), &ca, None).await, "others are served all the while");
+    assert!(works(setup.address(), &ca, None).await, "other clients are served meanwhile");
 }
 
-/// Says something and reads until the daemon closes; returns what came and after how long.
-fn says(address: SocketAddr, bytes: &[u8]) -> (Vec<u8>, Duration) {
+/// Sends bytes and reads until the daemon closes the connection; returns what it sent and how long it took.
+fn send_and_read(address: SocketAddr, bytes: &[u8]) -> (Vec<u8>, Duration) {
     let begun = now();
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(bytes).unwrap();
     let mut answer = Vec::new();
-    // A reset is an end, too.
+    // A reset also ends the connection.
     if let Err(error) = stream.read_to_end(&mut answer) {
         assert!(error.kind() != std::io::ErrorKind::WouldBlock, "it was left open");
     }
     (answer, begun.elapsed())
 }
 
-/// A ClientHello of this version that lacks nothing which version 1.2 needs: ECDHE with ECDSA and AES, P-256, SHA-256.
+/// A ClientHello of this version with all that 1.2 needs: ECDHE with ECDSA and AES, P-256, SHA-256.
 fn hello(version: u8) -> Vec<u8> {
     let mut body = vec![3, version];
     body.extend([7; 32]);
@@ -107,46 +107,46 @@ fn hello(version: u8) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn old_versions_and_silent_peers_are_closed() {
+async fn old_tls_versions_and_silent_peers_are_closed() {
     let ca = Ca::new();
-    let site = Site::start(&ca, &["--preface-timeout=2s", "--max-connections=4"]);
-    let address = site.address();
+    let setup = TlsSetup::start(&ca, &["--preface-timeout=2s", "--max-connections=4"]);
+    let address = setup.address();
     for version in [1, 2] {
-        let (answer, _) = tokio::task::spawn_blocking(move || says(address, &hello(version))).await.unwrap();
+        let (answer, _) = tokio::task::spawn_blocking(move || send_and_read(address, &hello(version))).await.unwrap();
         // An alert: fatal, protocol_version.
         assert!(answer.len() >= 7 && answer[0] == 0x15 && answer[5..7] == [2, 70], "TLS 1.{}: {answer:?}", version - 1);
     }
-    let (answer, _) = tokio::task::spawn_blocking(move || says(address, &hello(3))).await.unwrap();
-    assert_eq!(answer[0], 0x16, "the same of TLS 1.2 is answered: {answer:?}");
-    // As many as there are places, silent before and in the middle of the handshake: each gives its place back.
+    let (answer, _) = tokio::task::spawn_blocking(move || send_and_read(address, &hello(3))).await.unwrap();
+    assert_eq!(answer[0], 0x16, "the same hello of TLS 1.2 is answered: {answer:?}");
+    // As many connections as are allowed, silent before or during the handshake: each is closed after the timeout.
     let half = &hello(3)[..20];
     let silent: Vec<_> = (0..4)
         .map(|n| {
             let bytes = if n % 2 == 0 { Vec::new() } else { half.to_vec() };
-            tokio::task::spawn_blocking(move || says(address, &bytes))
+            tokio::task::spawn_blocking(move || send_and_read(address, &bytes))
         })
         .collect();
     for one in silent {
         let (answer, after) = one.await.unwrap();
         assert!(answer.is_empty() && after >= Duration::from_secs(2), "{after:?}");
     }
-    assert!(works(site.address(), &ca, None).await);
+    assert!(works(setup.address(), &ca, None).await);
 }
 
 #[tokio::test]
-async fn a_client_needs_a_certificate_where_one_is_asked_for() {
+async fn a_client_without_the_required_certificate_is_refused() {
     let (ca, clients) = (Ca::new(), Ca::new());
     let site_dir = tempfile::tempdir().unwrap();
     let file = site_dir.path().join("clients.crt");
     fs::write(&file, clients.pem()).unwrap();
-    let site = Site::start(&ca, &[&format!("--tls-client-ca={}", file.display())]);
-    assert!(works(site.address(), &ca, Some(&clients.client("c", ""))).await);
-    assert!(!works(site.address(), &ca, Some(&Ca::new().client("c", ""))).await, "another CA's");
-    assert!(!works(site.address(), &ca, None).await, "none");
+    let setup = TlsSetup::start(&ca, &[&format!("--tls-client-ca={}", file.display())]);
+    assert!(works(setup.address(), &ca, Some(&clients.client("c", ""))).await);
+    assert!(!works(setup.address(), &ca, Some(&Ca::new().client("c", ""))).await, "another CA's");
+    assert!(!works(setup.address(), &ca, None).await, "none");
 }
 
 #[tokio::test]
-async fn a_certificate_is_a_principal_and_a_token_decides() {
+async fn a_certificate_names_a_principal_and_a_token_takes_precedence() {
     let (ca, clients) = (Ca::new(), Ca::new());
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -157,32 +157,33 @@ async fn a_certificate_is_a_principal_and_a_token_decides() {
     let by_uri = "[[principal]]\nname = 'spiffe'\nroles = ['admin']\ncertificate = 'spiffe://x/admin'\n";
     let principals = file("principals.toml", &[by_name, by_uri, &entry("w", "['worker']", "'*'")].concat());
     let cas = file("clients.crt", clients.pem());
-    let site = Site::start(&ca, &[&format!("--tls-client-ca={cas}"), &format!("--principals={principals}")]);
-    let channel = async |own: &Pair| connect(site.address(), &ca, Some(own)).await.unwrap();
+    let setup = TlsSetup::start(&ca, &[&format!("--tls-client-ca={cas}"), &format!("--principals={principals}")]);
+    let channel = async |own: &CertAndKey| connect(setup.address(), &ca, Some(own)).await.unwrap();
     let robot = channel(&clients.client("robot.example", "")).await;
     let stats = async |channel: &Channel, token: Option<&str>| {
-        Client::new(channel.clone(), token).sagas.get_stats(GetStatsRequest {}).await
+        TokenClient::new(channel.clone(), token).sagas.get_stats(GetStatsRequest {}).await
     };
     stats(&robot, None).await.unwrap();
     let purge = PurgeSagasRequest { older_than: crate::support::secs(1), ..Default::default() };
-    let denied = Client::new(robot.clone(), None).admin.purge_sagas(purge.clone()).await.unwrap_err();
+    let denied = TokenClient::new(robot.clone(), None).admin.purge_sagas(purge.clone()).await.unwrap_err();
     assert_eq!(Problem::of(&denied).fact("principal"), "robot");
     let spiffe = channel(&clients.client("other", "spiffe://x/admin")).await;
-    Client::new(spiffe.clone(), None).admin.purge_sagas(purge).await.unwrap();
-    // Both: the token decides, for better or worse.
+    TokenClient::new(spiffe.clone(), None).admin.purge_sagas(purge).await.unwrap();
+    // With both, the token decides, even if it is invalid.
     let denied = stats(&spiffe, Some(&token("w"))).await.unwrap_err();
     assert_eq!(Problem::of(&denied).fact("principal"), "w");
     assert_eq!(stats(&spiffe, Some("wrong")).await.unwrap_err().code(), Code::Unauthenticated);
-    // A certificate of the right CA that stands for nobody, and one that stands for two.
+    // A certificate of the right CA without a principal, and one that matches two.
     let nobody = channel(&clients.client("nobody", "")).await;
     assert_eq!(stats(&nobody, None).await.unwrap_err().code(), Code::Unauthenticated);
     let two = channel(&clients.client_with("two", &["robot.example"], "spiffe://x/admin")).await;
     assert_eq!(stats(&two, None).await.unwrap_err().code(), Code::Unauthenticated);
 }
 
-/// A name counts as what it is: a common name that reads like a URI, or one beside alternative names, stands for nobody.
+/// A name matches only names of its kind: a common name that looks like a URI, or one beside alternative names, matches no
+/// principal.
 #[tokio::test]
-async fn kinds_of_names_are_kept_apart() {
+async fn certificate_names_match_only_their_own_kind() {
     let (ca, clients) = (Ca::new(), Ca::new());
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -194,7 +195,7 @@ async fn kinds_of_names_are_kept_apart() {
     };
     let all = [named("uri", "spiffe://x/a"), named("host", "robot.example"), named("urn", "urn:x:b")].concat();
     let (principals, cas) = (file("principals.toml", &all), file("clients.crt", clients.pem()));
-    let site = Site::start(&ca, &[&format!("--tls-client-ca={cas}"), &format!("--principals={principals}")]);
+    let setup = TlsSetup::start(&ca, &[&format!("--tls-client-ca={cas}"), &format!("--principals={principals}")]);
     for (cn, hosts, uri, is) in [
         ("x", &[][..], "spiffe://x/a", Some("uri")),
         ("spiffe://x/a", &[], "", None),
@@ -207,10 +208,10 @@ async fn kinds_of_names_are_kept_apart() {
         ("x", &[], "urn:x:b", Some("urn")),
         ("urn:x:b", &[], "", None),
     ] {
-        let channel = connect(site.address(), &ca, Some(&clients.client_with(cn, hosts, uri))).await.unwrap();
-        // What a reader may not do names who it is.
+        let channel = connect(setup.address(), &ca, Some(&clients.client_with(cn, hosts, uri))).await.unwrap();
+        // The refusal of a call that readers may not make names the principal.
         let purge = PurgeSagasRequest { older_than: crate::support::secs(1), ..Default::default() };
-        let denied = Client::new(channel, None).admin.purge_sagas(purge).await.unwrap_err();
+        let denied = TokenClient::new(channel, None).admin.purge_sagas(purge).await.unwrap_err();
         let problem = Problem::of(&denied);
         match is {
             Some(name) => assert_eq!(problem.fact("principal"), name, "{cn} {hosts:?} {uri}"),
@@ -219,8 +220,8 @@ async fn kinds_of_names_are_kept_apart() {
     }
 }
 
-/// A daemon that wants certificates of this CA, with these principals or none, and more arguments.
-fn mutual(ca: &Ca, clients: &Ca, principals: &str, args: &[&str]) -> (Site, TempDir) {
+/// A daemon that requires client certificates of this CA.
+fn mutual(ca: &Ca, clients: &Ca, principals: &str, args: &[&str]) -> (TlsSetup, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         fs::write(directory.path().join(name), text).unwrap();
@@ -232,36 +233,36 @@ fn mutual(ca: &Ca, clients: &Ca, principals: &str, args: &[&str]) -> (Site, Temp
     }
     all.extend(args.iter().map(|arg| arg.replace("HERE", &directory.path().display().to_string())));
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    (Site::start(ca, &all), directory)
+    (TlsSetup::start(ca, &all), directory)
 }
 
 const BY_NAME: &str = "[[principal]]\nname = 'a'\nroles = ['reader']\ncertificate = 'a'\n";
 
-/// What a stream that was quiet ends with, which has to be soon.
+/// The error that ends an idle stream.
 async fn end_of(stream: &mut tonic::Streaming<WatchStaleResponse>) -> Status {
     let end = async {
         loop {
             match stream.message().await {
                 Ok(Some(_)) => {}
-                Ok(None) => panic!("it ended well"),
+                Ok(None) => panic!("it ended without an error"),
                 Err(status) => return status,
             }
         }
     };
-    tokio::time::timeout(crate::support::PATIENCE, end).await.expect("it ends soon")
+    tokio::time::timeout(crate::support::WAIT_MAX, end).await.expect("it ends soon")
 }
 
 async fn watch(channel: &Channel, token: Option<&str>) -> tonic::Streaming<WatchStaleResponse> {
-    Client::new(channel.clone(), token).sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner()
+    TokenClient::new(channel.clone(), token).sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner()
 }
 
 #[tokio::test]
-async fn a_connection_ends_with_its_certificate() {
+async fn a_connection_ends_when_its_certificate_expires() {
     let (ca, clients) = (Ca::new(), Ca::new());
     for principals in ["", &[BY_NAME, &entry("t", "['reader']", "")].concat()] {
-        let (site, _files) = mutual(&ca, &clients, principals, &[]);
+        let (setup, _files) = mutual(&ca, &clients, principals, &[]);
         let own = clients.client_for("a", Duration::from_secs(4));
-        let channel = connect(site.address(), &ca, Some(&own)).await.unwrap();
+        let channel = connect(setup.address(), &ca, Some(&own)).await.unwrap();
         let mut streams = vec![watch(&channel, None).await];
         if !principals.is_empty() {
             streams.push(watch(&channel, Some(&token("t"))).await);
@@ -270,7 +271,7 @@ async fn a_connection_ends_with_its_certificate() {
             let channel = channel.clone();
             let token = (!principals.is_empty()).then(|| token("t"));
             async move {
-                let mut client = Client::new(channel, token.as_deref());
+                let mut client = TokenClient::new(channel, token.as_deref());
                 loop {
                     if let Err(status) = client.sagas.get_stats(GetStatsRequest {}).await {
                         return status;
@@ -284,25 +285,25 @@ async fn a_connection_ends_with_its_certificate() {
             assert_eq!(Problem::of(&status).reason, "UNAUTHENTICATED");
             assert!(status.message().contains("the client certificate of this connection has run out"), "{status:?}");
         }
-        // A call with a token needs the certificate, too.
+        // A call with a token also needs a valid certificate.
         let refused = calls.await.unwrap();
         assert_eq!(Problem::of(&refused).reason, "UNAUTHENTICATED", "{refused:?}");
-        assert!(!works(site.address(), &ca, Some(&own)).await, "no new connection, resumed or not");
-        assert!(works(site.address(), &ca, Some(&clients.client("a", ""))).await);
+        assert!(!works(setup.address(), &ca, Some(&own)).await, "a new connection is refused, resumed or not");
+        assert!(works(setup.address(), &ca, Some(&clients.client("a", ""))).await);
     }
 }
 
 #[tokio::test]
-async fn sessions_with_certificates_are_not_resumed() {
+async fn tls_sessions_with_client_certificates_are_not_resumed() {
     use tokio_rustls::{
         TlsConnector,
         rustls::{self, HandshakeKind, pki_types::*},
     };
     let (ca, clients) = (Ca::new(), Ca::new());
     let (mutual, _files) = mutual(&ca, &clients, "", &[]);
-    let one_sided = Site::start(&ca, &[]);
+    let one_sided = TlsSetup::start(&ca, &[]);
     let own = clients.client("a", "");
-    for (site, resumes) in [(&one_sided, true), (&mutual, false)] {
+    for (setup, resumes) in [(&one_sided, true), (&mutual, false)] {
         for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
             let mut roots = rustls::RootCertStore::empty();
             roots.add(pem::PemObject::from_pem_slice(ca.pem().as_bytes()).unwrap()).unwrap();
@@ -317,10 +318,10 @@ async fn sessions_with_certificates_are_not_resumed() {
             let mut kinds = Vec::new();
             for _ in 0..2 {
                 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-                let stream = tokio::net::TcpStream::connect(site.address()).await.unwrap();
+                let stream = tokio::net::TcpStream::connect(setup.address()).await.unwrap();
                 let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
                 kinds.push(stream.get_ref().1.handshake_kind().unwrap());
-                // Tickets come behind the handshake, before the server's first frame.
+                // Tickets are sent after the handshake, before the server's first frame.
                 stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
                 stream.read_exact(&mut [0; 9]).await.unwrap();
             }
@@ -343,48 +344,51 @@ async fn a_revoked_certificate_is_refused_and_its_connections_end() {
             fs::rename(new, &list).unwrap();
         };
         write(&clients.revokes(&[], 2090));
-        let (site, _files) = mutual(&ca, &clients, principals, &[&format!("--tls-client-crl={}", list.display())]);
+        let (setup, _files) = mutual(&ca, &clients, principals, &[&format!("--tls-client-crl={}", list.display())]);
         let (mine, others) = (
-            connect(site.address(), &ca, Some(&a)).await.unwrap(),
-            connect(site.address(), &ca, Some(&b)).await.unwrap(),
+            connect(setup.address(), &ca, Some(&a)).await.unwrap(),
+            connect(setup.address(), &ca, Some(&b)).await.unwrap(),
         );
         let (mut stays, mut ends) = (watch(&mine, None).await, watch(&others, None).await);
         stays.message().await.unwrap();
-        // What can't be read is told, and what was there stays.
+        // An unreadable list is reported, and the previous one stays in force.
         let forged = Ca::new().revokes(&[], 2090);
         for broken in ["nothing", "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n", &forged] {
-            let before = site.daemon.log().matches("tls_client_crl: ").count();
+            let before = setup.daemon.log().matches("tls_client_crl: ").count();
             write(broken);
-            eventually("it is told", || async {
-                (site.daemon.log().matches("tls_client_crl: ").count() > before).then_some(())
+            eventually("it is logged", || async {
+                (setup.daemon.log().matches("tls_client_crl: ").count() > before).then_some(())
             })
             .await;
         }
-        assert!(works(site.address(), &ca, Some(&b)).await);
-        // The newer one of two counts, out of date or not, and wherever it stands.
+        assert!(works(setup.address(), &ca, Some(&b)).await);
+        // Of two lists the newer one counts, even if it is out of date, and in whatever order they come.
         write(&[clients.revokes(&[], 2090), clients.numbered_list(2, &[&b], 2025)].concat());
         let status = end_of(&mut ends).await;
         assert_eq!(Problem::of(&status).reason, "UNAUTHENTICATED");
         assert!(status.message().contains("was revoked"), "{status:?}");
-        assert!(!works(site.address(), &ca, Some(&b)).await, "a new connection");
-        assert!(works(site.address(), &ca, Some(&a)).await);
-        assert!(tokio::time::timeout(Duration::from_millis(300), stays.message()).await.is_err(), "others go on");
-        let log = site.daemon.log();
+        assert!(!works(setup.address(), &ca, Some(&b)).await, "a new connection");
+        assert!(works(setup.address(), &ca, Some(&a)).await);
+        assert!(
+            tokio::time::timeout(Duration::from_millis(300), stays.message()).await.is_err(),
+            "other connections stay open"
+        );
+        let log = setup.daemon.log();
         assert!(log.contains("is out of date, a newer one was due at 2025-01-01T00:00:00"), "{log}");
-        // Of a CA without a list nothing is known.
+        // Certificates of a CA without a list are refused.
         write(&Ca::named("another CA").revokes(&[], 2090));
         assert_eq!(Problem::of(&end_of(&mut stays).await).reason, "UNAUTHENTICATED");
-        assert!(!works(site.address(), &ca, Some(&a)).await);
-        eventually("it is told", || async {
-            site.daemon.log().contains("holds no list of the CA CN=a CA of a test").then_some(())
+        assert!(!works(setup.address(), &ca, Some(&a)).await);
+        eventually("it is logged", || async {
+            setup.daemon.log().contains("holds no list of the CA CN=a CA of a test").then_some(())
         })
         .await;
     }
 }
 
-/// What is broken stays as it was, and nothing else.
+/// An unreadable file keeps its previous content; changes of the other files take effect.
 #[tokio::test]
-async fn a_broken_key_keeps_no_revocation_and_no_ca_out_of_force() {
+async fn an_unreadable_file_does_not_delay_the_other_tls_files() {
     let (ca, first, second) = (Ca::new(), Ca::named("the first"), Ca::named("the second"));
     let (a, b, c) = (first.client("a", ""), first.client("b", ""), second.client("c", ""));
     let lists = tempfile::tempdir().unwrap();
@@ -395,45 +399,45 @@ async fn a_broken_key_keeps_no_revocation_and_no_ca_out_of_force() {
         fs::rename(new, file).unwrap();
     };
     write(&crl, &first.revokes(&[], 2090));
-    let (site, files) = mutual(&ca, &first, "", &[&format!("--tls-client-crl={}", crl.display())]);
-    let (key, client_ca) = (site.path().join("server.key"), files.path().join("clients.crt"));
+    let (setup, files) = mutual(&ca, &first, "", &[&format!("--tls-client-crl={}", crl.display())]);
+    let (key, client_ca) = (setup.path().join("server.key"), files.path().join("clients.crt"));
     let good_key = fs::read_to_string(&key).unwrap();
-    let channel = connect(site.address(), &ca, Some(&b)).await.unwrap();
+    let channel = connect(setup.address(), &ca, Some(&b)).await.unwrap();
     let mut ends = watch(&channel, None).await;
     let told =
-        |what: &str| site.daemon.log().lines().filter(|line| line.contains("ERROR") && line.contains(what)).count();
+        |what: &str| setup.daemon.log().lines().filter(|line| line.contains("ERROR") && line.contains(what)).count();
     let is_told = async |what: &str| eventually(what, || async { (told(what) > 0).then_some(()) }).await;
 
     write(&key, "nothing");
     is_told("tls_key: ").await;
-    // A new list counts beside the broken key, on open connections too.
+    // A new list takes effect beside an unreadable key, on open connections, too.
     write(&crl, &first.numbered_list(2, &[&b], 2090));
     assert_eq!(Problem::of(&end_of(&mut ends).await).reason, "UNAUTHENTICATED");
-    assert!(!works(site.address(), &ca, Some(&b)).await);
-    assert!(works(site.address(), &ca, Some(&a)).await, "with the certificate that was there");
-    // A new CA counts beside a list that is broken, and has no list then.
+    assert!(!works(setup.address(), &ca, Some(&b)).await);
+    assert!(works(setup.address(), &ca, Some(&a)).await, "with the previous certificate");
+    // A new CA takes effect beside an unreadable list, and then has no list.
     write(&crl, "nothing");
     is_told("tls_client_crl: ").await;
     write(&client_ca, second.pem());
-    eventually("the old CA is gone", || async { (!works(site.address(), &ca, Some(&a)).await).then_some(()) }).await;
-    assert!(!works(site.address(), &ca, Some(&c)).await, "nothing is known of what it revoked");
-    // A list counts beside a CA that is broken.
+    eventually("the old CA is gone", || async { (!works(setup.address(), &ca, Some(&a)).await).then_some(()) }).await;
+    assert!(!works(setup.address(), &ca, Some(&c)).await, "its revocations are unknown");
+    // A list takes effect beside an unreadable CA.
     write(&client_ca, "nothing");
     is_told("tls_client_ca: ").await;
     write(&crl, &second.revokes(&[], 2090));
-    eventually("the new CA has a list", || async { works(site.address(), &ca, Some(&c)).await.then_some(()) }).await;
-    // A file that is gone is as one that is broken.
+    eventually("the new CA has a list", || async { works(setup.address(), &ca, Some(&c)).await.then_some(()) }).await;
+    // A missing file is treated as an unreadable one.
     fs::remove_file(&key).unwrap();
     is_told("server.key can't be read").await;
     write(&crl, &second.numbered_list(2, &[&c], 2090));
-    eventually("it is revoked", || async { (!works(site.address(), &ca, Some(&c)).await).then_some(()) }).await;
-    // Once all are right it is said, of each.
+    eventually("it is revoked", || async { (!works(setup.address(), &ca, Some(&c)).await).then_some(()) }).await;
+    // Once all are readable again, each is reported.
     write(&client_ca, &[first.pem(), second.pem()].concat());
     write(&crl, &[first.revokes(&[], 2090), second.revokes(&[], 2090)].concat());
     write(&key, &good_key);
     eventually("all is right", || async {
-        let works = works(site.address(), &ca, Some(&a)).await && works(site.address(), &ca, Some(&c)).await;
-        let log = site.daemon.log();
+        let works = works(setup.address(), &ca, Some(&a)).await && works(setup.address(), &ca, Some(&c)).await;
+        let log = setup.daemon.log();
         let told = ["tls_key", "tls_client_ca", "tls_client_crl"].map(|key| format!("{key}: it can be used again"));
         (works && told.iter().all(|told| log.contains(told))).then_some(())
     })
@@ -441,34 +445,38 @@ async fn a_broken_key_keeps_no_revocation_and_no_ca_out_of_force() {
 }
 
 #[tokio::test]
-async fn new_connections_get_the_new_certificate_and_old_ones_live_on() {
+async fn new_connections_get_the_new_certificate_and_open_ones_stay_open() {
     let (old, new) = (Ca::new(), Ca::new());
-    let site = Site::start(&old, &[]);
-    let kept = connect(site.address(), &old, None).await.unwrap();
-    let mut watch =
-        Client::new(kept.clone(), None).sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();
+    let setup = TlsSetup::start(&old, &[]);
+    let kept = connect(setup.address(), &old, None).await.unwrap();
+    let mut watch = TokenClient::new(kept.clone(), None)
+        .sagas
+        .watch_stale(WatchStaleRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     watch.message().await.unwrap();
-    // A key that is not the certificate's, and something that is none: what was there stays.
+    // With a key of another certificate, or an invalid one, the previous certificate stays in use.
     let good = new.server();
-    let key = fs::read(site.path().join("server.key")).unwrap();
+    let key = fs::read(setup.path().join("server.key")).unwrap();
     for (broken, about) in
         [(good.key.as_str(), "is not the key of the certificate"), ("nothing", "holds no private key")]
     {
-        fs::write(site.path().join("server.key"), broken).unwrap();
-        eventually(about, || async { site.daemon.log().contains(about).then_some(()) }).await;
-        assert!(site.daemon.log().contains("server.key"), "it names the file");
-        assert!(works(site.address(), &old, None).await);
-        fs::write(site.path().join("server.key"), &key).unwrap();
+        fs::write(setup.path().join("server.key"), broken).unwrap();
+        eventually(about, || async { setup.daemon.log().contains(about).then_some(()) }).await;
+        assert!(setup.daemon.log().contains("server.key"), "the log names the file");
+        assert!(works(setup.address(), &old, None).await);
+        fs::write(setup.path().join("server.key"), &key).unwrap();
     }
-    good.write(site.path(), "server");
-    eventually("the new one is there", || async { works(site.address(), &new, None).await.then_some(()) }).await;
-    assert!(!works(site.address(), &old, None).await);
+    good.write(setup.path(), "server");
+    eventually("the new one is there", || async { works(setup.address(), &new, None).await.then_some(()) }).await;
+    assert!(!works(setup.address(), &old, None).await);
     info(kept.clone()).await.unwrap();
-    assert!(tokio::time::timeout(Duration::from_millis(200), watch.message()).await.is_err(), "the stream goes on");
+    assert!(tokio::time::timeout(Duration::from_millis(200), watch.message()).await.is_err(), "the stream stays open");
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_refused_at_the_start() {
+async fn unusable_tls_files_are_refused_at_startup() {
     let ca = Ca::new();
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
@@ -504,12 +512,12 @@ async fn what_cannot_be_used_is_refused_at_the_start() {
         assert!(log.contains(about), "{about}: {log}");
         assert!(!log.contains("PRIVATE"), "{log}");
     }
-    // A key that others can read is told.
+    // A key that others can read is reported.
     fs::set_permissions(path("one.key"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let flags = [format!("--tls-cert={}", path("one.crt")), format!("--tls-key={}", path("one.key"))];
     let mut daemon = Launch::on(&directory.path().join("data")).args(&[&flags[0], &flags[1]]).start();
     assert!(daemon.terminate().await.contains("everyone on this machine can read"));
-    // So is whatever says who is let in, if others can write it.
+    // So is each file that decides who may connect, if others can write it.
     fs::write(path("ca.crt"), ca.pem()).unwrap();
     fs::write(path("ca.crl"), ca.revokes(&[], 2090)).unwrap();
     fs::write(path("all"), entry("w", "['reader']", "")).unwrap();

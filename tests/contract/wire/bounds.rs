@@ -12,7 +12,7 @@ const BLOB: usize = 64 << 10;
 const ANSWER: usize = 3 << 20;
 
 #[tokio::test]
-async fn p12_blobs_of_64_kib_are_taken_and_one_byte_more_is_refused_by_field() {
+async fn p12_blobs_of_64_kib_are_accepted_and_larger_ones_refused_with_the_field() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let blob = |bytes: usize| bytes::Bytes::from(vec![0xff; bytes]);
@@ -51,13 +51,13 @@ async fn p12_a_message_over_4_mib_is_refused_with_error_info() {
     let problem = api.create_saga(huge).await.refused();
     assert_eq!(problem.reason, "INVALID_ARGUMENT");
     assert!(problem.message.contains("4194304"), "{}", problem.message);
-    // Over the batch's own bound, though under the message's.
+    // Over the limit of the batch, but under that of the message.
     let requests = (0..40).map(|i| CreateSagaRequest { payload: vec![0; BLOB].into(), ..create(&format!("t-{i}")) });
     let batch = BatchCreateSagasRequest { requests: requests.collect(), ..Default::default() };
     assert_eq!(api.batch_create_sagas(batch).await.refused().fields, ["requests"]);
     assert_eq!(api.stats().await.ready, 0);
 
-    // A stream whose message is too large is broken, and says so.
+    // A stream ends with an error for a message that is too large.
     let huge = KeepAliveRequest { progress: Some(vec![0; 5 << 20].into()), ..Default::default() };
     let mut answers = api.sagas.clone().keep_alive(stream::iter([huge])).await.unwrap().into_inner();
     assert_eq!(answers.message().await.reason(), "INVALID_ARGUMENT");
@@ -65,11 +65,11 @@ async fn p12_a_message_over_4_mib_is_refused_with_error_info() {
     let huge = SessionRequest { call: Some(session_request::Call::Heartbeat(huge)), ..Default::default() };
     let mut answers = api.sagas.clone().session(stream::iter([huge])).await.unwrap().into_inner();
     assert_eq!(answers.message().await.reason(), "INVALID_ARGUMENT");
-    api.create_saga(create("t")).await.expect("the connection goes on");
+    api.create_saga(create("t")).await.expect("the connection still works");
 }
 
 #[tokio::test]
-async fn requests_may_be_gzipped_and_unpack_to_no_more_than_others() {
+async fn gzipped_requests_are_accepted_and_their_unpacked_size_is_limited() {
     let daemon = Daemon::start();
     let channel = daemon.channel().await;
     let gzip = tonic::codec::CompressionEncoding::Gzip;
@@ -86,15 +86,15 @@ async fn requests_may_be_gzipped_and_unpack_to_no_more_than_others() {
         assert_eq!(answers.message().await.unwrap().unwrap().reason, "");
     }
     api.admin.clone().get_server_info(GetServerInfoRequest {}).await.unwrap();
-    // Some KiB that become 5 and 64 MiB: refused as what is as large without it.
+    // Some KiB that unpack to 5 and 64 MiB are refused like messages of that size.
     for mib in [5, 64] {
         let bomb = CreateSagaRequest { payload: vec![0; mib << 20].into(), ..create("u") };
         let problem = api.create_saga(bomb).await.refused();
         assert_eq!((problem.reason.as_str(), problem.code), ("INVALID_ARGUMENT", tonic::Code::InvalidArgument));
         assert!(problem.message.contains("4194304"), "{}", problem.message);
     }
-    api.create_saga(create("u")).await.expect("the connection goes on");
-    // Another compression is refused by name, with what is accepted.
+    api.create_saga(create("u")).await.expect("the connection still works");
+    // Another compression is refused, and the answer names the accepted ones.
     let mut request = tonic::Request::new(create("v"));
     request.metadata_mut().insert("grpc-encoding", "snappy".parse().unwrap());
     let refused = daemon.api().await.sagas.create_saga(request).await.unwrap_err();
@@ -105,7 +105,7 @@ async fn requests_may_be_gzipped_and_unpack_to_no_more_than_others() {
     assert!(refused.message().contains("snappy"), "{refused:?}");
 }
 
-/// A saga of about a MiB, all of it listed: compensations are not left out.
+/// A saga of about a MiB in compensations, which lists don't omit.
 fn huge(task_id: &str) -> CreateSagaRequest {
     let text = "x".repeat(4096);
     let compensations = (0..128)
@@ -139,7 +139,7 @@ async fn p10_no_answer_exceeds_3_mib_and_pages_are_complete() {
         assert_eq!(listed.len(), 2 * SAGAS);
         assert_eq!(listed.iter().collect::<BTreeSet<_>>().len(), 2 * SAGAS, "each exactly once");
     }
-    // ClaimNext hands out fewer, and the rest later.
+    // ClaimNext returns fewer than asked for, and the rest in later calls.
     let next = ClaimNextRequest {
         queues: vec!["default".into()],
         owner_id: "w".into(),
@@ -161,7 +161,7 @@ async fn p10_no_answer_exceeds_3_mib_and_pages_are_complete() {
 }
 
 #[tokio::test]
-async fn p12_page_tokens_belong_to_their_filter() {
+async fn p12_a_page_token_is_valid_for_its_own_filter_only() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     for i in 0..5 {
@@ -170,7 +170,7 @@ async fn p12_page_tokens_belong_to_their_filter() {
     let request = ListSagasRequest { page_size: 2, ..Default::default() };
     let token = api.list_sagas(request.clone()).await.unwrap().next_page_token;
     assert!(!token.is_empty());
-    // Another size is fine, another filter is not.
+    // A token may be used with another page size, but not with another filter.
     let rest = ListSagasRequest { page_size: 1000, page_token: token.clone(), ..Default::default() };
     assert_eq!(api.list_sagas(rest).await.unwrap().sagas.len(), 3);
     let other = ListSagasRequest { queues: vec!["q".into()], page_token: token.clone(), ..Default::default() };
@@ -186,7 +186,7 @@ async fn p12_page_tokens_belong_to_their_filter() {
 }
 
 #[tokio::test]
-async fn p12_a_listing_holds_each_saga_that_matches_throughout_exactly_once() {
+async fn p12_a_saga_that_matches_throughout_a_listing_is_listed_exactly_once() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let requests = (0..100).map(|i| create(&format!("t-{i}"))).collect();
@@ -201,7 +201,7 @@ async fn p12_a_listing_holds_each_saga_that_matches_throughout_exactly_once() {
             break;
         }
         request.page_token = page.next_page_token;
-        // In between some end, others are made and changed.
+        // Between two pages some sagas end, and others are created and changed.
         let other = format!("t-{}", (listed.len() * 37) % 100);
         if changed.insert(other.clone()) {
             let saga = api.claim(claim(&other, "w", 60_000)).await.unwrap();
@@ -210,7 +210,7 @@ async fn p12_a_listing_holds_each_saga_that_matches_throughout_exactly_once() {
         api.create_saga(CreateSagaRequest::default()).await.unwrap();
     }
     let seen: BTreeSet<_> = listed.iter().cloned().collect();
-    assert_eq!(seen.len(), listed.len(), "one twice");
+    assert_eq!(seen.len(), listed.len(), "a saga was listed twice");
     for i in 0..100 {
         let task_id = format!("t-{i}");
         assert!(seen.contains(&task_id) || changed.contains(&task_id), "{task_id} is missing");
@@ -234,7 +234,7 @@ async fn all_queues(api: &Api, page_size: i32) -> (Vec<Queue>, usize) {
 }
 
 #[tokio::test]
-async fn p12_every_queue_is_listed_however_long_their_reasons() {
+async fn p12_every_queue_is_listed_however_long_the_pause_reasons_are() {
     const QUEUES: usize = 800;
     let daemon = Daemon::start();
     let api = daemon.api().await;
@@ -270,11 +270,11 @@ async fn p12_every_queue_is_listed_however_long_their_reasons() {
 }
 
 #[tokio::test]
-async fn p12_stats_say_how_many_queues_they_leave_out() {
+async fn p12_stats_report_how_many_queues_they_omit() {
     const QUEUES: usize = 25_500;
     let daemon = Daemon::start();
     let api = daemon.api().await;
-    // Names as long as they may be: fewer of them fill an answer.
+    // The longest names, so that fewer queues fill an answer.
     let queue = |i: usize| format!("{i:05}-{}", "q".repeat(94));
     for from in (0..QUEUES).step_by(500) {
         let requests = (from..from + 500).map(|i| CreateSagaRequest { queue: queue(i), ..create(&format!("t-{i}")) });

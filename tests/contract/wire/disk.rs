@@ -1,28 +1,20 @@
-//! What is acknowledged is on the disk, and a disk that fails ends the daemon.
+//! Acknowledged changes are synced to disk, and a failing disk ends the daemon.
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{path::Path, time::Duration};
 
 use crate::support::*;
 
 const CALLS: usize = 40;
 
-#[allow(clippy::disallowed_methods, reason = "held against the times of a trace")]
-fn wall_clock() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
-}
-
 /// A line of a trace made with `-ttt -T -y`.
-struct Traced {
+struct LogCall {
     begun: Duration,
     ended: Duration,
     is_sync: bool,
 }
 
-impl Traced {
-    /// The write or sync of the log that a line shows, if it shows one that succeeded.
+impl LogCall {
+    /// Parses a line; none if it is not a successful write or sync of the log.
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace();
         let time: f64 = words.nth(1)?.parse().ok()?;
@@ -32,12 +24,12 @@ impl Traced {
             return None;
         }
         let took: f64 = line.rsplit_once('<')?.1.strip_suffix('>')?.parse().ok()?;
-        Some(Traced { begun: Duration::from_secs_f64(time), ended: Duration::from_secs_f64(time + took), is_sync })
+        Some(LogCall { begun: Duration::from_secs_f64(time), ended: Duration::from_secs_f64(time + took), is_sync })
     }
 }
 
 #[tokio::test]
-async fn p2_a_sync_of_the_log_lies_before_every_answer() {
+async fn p2_every_answer_follows_a_sync_of_the_log() {
     needs!("strace");
     let own = tempfile::tempdir().unwrap();
     let trace = own.path().join("trace");
@@ -48,18 +40,18 @@ async fn p2_a_sync_of_the_log_lies_before_every_answer() {
     let mut windows = Vec::new();
     let mut last = None;
     for i in 0..CALLS {
-        let begun = wall_clock();
-        // Every kind of change: made, claimed, heartbeaten, completed.
+        let begun = since_1970();
+        // A create, a claim, a heartbeat and a complete.
         match (i % 4, &last) {
             (1, _) => last = Some(api.claim(claim(&format!("t-{}", i - 1), "w", 60_000)).await.unwrap()),
             (2, Some(saga)) => drop(api.heartbeat(key(saga).heartbeat()).await.unwrap()),
             (3, Some(saga)) => drop(api.complete(key(saga).complete()).await.unwrap()),
             _ => drop(api.create_saga(create(&format!("t-{i}"))).await.unwrap()),
         }
-        windows.push((begun, wall_clock()));
+        windows.push((begun, since_1970()));
     }
     daemon.terminate().await;
-    let traced: Vec<_> = strace::lines(&trace, pid).iter().filter_map(|line| Traced::parse(line)).collect();
+    let traced: Vec<_> = strace::lines(&trace, pid).iter().filter_map(|line| LogCall::parse(line)).collect();
     for (call, (sent, answered)) in windows.iter().enumerate() {
         let during = traced.iter().filter(|traced| traced.begun >= *sent && traced.ended <= *answered);
         let during: Vec<_> = during.map(|traced| traced.is_sync).collect();
@@ -68,8 +60,8 @@ async fn p2_a_sync_of_the_log_lies_before_every_answer() {
     }
 }
 
-/// Starts it where the `n`th and each later sync of a thread fails, and makes sagas until it ends. Returns the ids that
-/// were acknowledged.
+/// Starts a daemon whose `n`th and each later sync of a thread fails, and creates sagas until it ends. Returns the
+/// acknowledged ids.
 async fn until_the_disk_fails(data: &Path, n: usize) -> Vec<String> {
     let trace = data.with_extension("trace");
     let inject = format!("inject=fsync,fdatasync:error=EIO:when={n}+");
@@ -90,18 +82,18 @@ async fn until_the_disk_fails(data: &Path, n: usize) -> Vec<String> {
     let (status, log) = process.end().await;
     assert!(status.code().is_some_and(|code| code != 0), "sync {n}: {status}\n{log}");
     let said = log.lines().filter(|line| line.starts_with("sagad: ")).collect::<Vec<_>>();
-    assert_eq!(said.len(), 1, "one clear message: {log}");
+    assert_eq!(said.len(), 1, "one message: {log}");
     assert!(said[0].contains("disk I/O error") || said[0].contains("the store failed"), "{log}");
     acknowledged
 }
 
 #[tokio::test]
-async fn p3_when_the_disk_fails_it_ends_and_what_it_acknowledged_is_there() {
+async fn p3_a_failing_disk_ends_the_daemon_and_acknowledged_changes_are_kept() {
     needs!("strace");
     let own = tempfile::tempdir().unwrap();
     let data = own.path().join("data");
     let mut acknowledged = Vec::new();
-    // From the first sync of a new store, over those of opening one, to those of a run.
+    // From the first sync of a new store on, through those of opening it, to those of changes.
     for n in (1..=14).chain([17, 25]) {
         acknowledged.extend(until_the_disk_fails(&data, n).await);
         let mut daemon = Launch::on(&data).start();

@@ -1,4 +1,4 @@
-//! How it ends: SIGTERM, whatever its peers do; and that there is one at a time.
+//! Shutdown by SIGTERM whatever the clients do, and refused starts.
 
 use std::{
     collections::BTreeMap,
@@ -17,10 +17,10 @@ use tonic_types::StatusExt;
 
 use crate::support::*;
 
-/// Calls without a pause, each with its outcome.
-type Outcomes = Arc<Mutex<BTreeMap<String, Result<(), Status>>>>;
+/// The outcomes of calls made without a pause, by task id.
+type CallOutcomes = Arc<Mutex<BTreeMap<String, Result<(), Status>>>>;
 
-fn keep_calling(api: Api, name: usize, outcomes: Outcomes) -> tokio::task::JoinHandle<()> {
+fn keep_calling(api: Api, name: usize, outcomes: CallOutcomes) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         for i in 0.. {
             let task_id = format!("t-{name}-{i}");
@@ -37,7 +37,7 @@ fn keep_calling(api: Api, name: usize, outcomes: Outcomes) -> tokio::task::JoinH
 async fn is_closed(mut stream: TcpStream) -> bool {
     let mut buffer = [0; 1024];
     loop {
-        match tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await {
+        match tokio::time::timeout(WAIT_MAX, stream.read(&mut buffer)).await {
             Ok(Ok(0) | Err(_)) => return true,
             Ok(Ok(_)) => {}
             Err(_) => return false,
@@ -46,18 +46,18 @@ async fn is_closed(mut stream: TcpStream) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p11_sigterm_ends_it_within_the_grace_whatever_the_peers_do() {
+async fn p11_sigterm_ends_the_daemon_within_the_grace_whatever_the_clients_do() {
     const GRACE: Duration = Duration::from_secs(10);
     let mut daemon = Daemon::start_with(&["--preface-timeout", "60s", "--drain-grace", "10s"]);
     let address = daemon.address();
     let api = daemon.api().await;
-    // Silent, half-greeted, and greeted but mute.
+    // A silent connection, one with a partial preface, and one with a preface only.
     let silent = TcpStream::connect(address).await.unwrap();
     let mut half = TcpStream::connect(address).await.unwrap();
     half.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
-    let mut mute = TcpStream::connect(address).await.unwrap();
-    mute.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-    // Streams that are read, and one that is not.
+    let mut preface_only = TcpStream::connect(address).await.unwrap();
+    preface_only.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    // Streams that are read, and one that is not read.
     let mut stale = daemon.api().await.watch_stale(WatchStaleRequest::default()).await.unwrap();
     stale.message().await.unwrap().unwrap();
     let saga = api.running("kept", "w").await;
@@ -75,7 +75,7 @@ async fn p11_sigterm_ends_it_within_the_grace_whatever_the_peers_do() {
     let waiting = api.clone();
     let held = tokio::spawn(async move { waiting.claim_next(request).await });
     eventually("one claim is held", || async { (api.stats().await.waiting == 1).then_some(()) }).await;
-    let outcomes = Outcomes::default();
+    let outcomes = CallOutcomes::default();
     let mut callers = Vec::new();
     for name in 0..8 {
         callers.push(keep_calling(daemon.api().await, name, outcomes.clone()));
@@ -91,10 +91,10 @@ async fn p11_sigterm_ends_it_within_the_grace_whatever_the_peers_do() {
     assert_eq!(held.await.unwrap().reason(), "SHUTTING_DOWN");
     assert_eq!(stale.message().await.reason(), "SHUTTING_DOWN");
     assert_eq!(kept.message().await.reason(), "SHUTTING_DOWN");
-    for stream in [silent, half, mute] {
+    for stream in [silent, half, preface_only] {
         assert!(is_closed(stream).await);
     }
-    assert!(TcpStream::connect(address).await.is_err(), "the socket is closed");
+    assert!(TcpStream::connect(address).await.is_err(), "the listening socket is closed");
     for caller in callers {
         caller.await.unwrap();
     }
@@ -102,8 +102,8 @@ async fn p11_sigterm_ends_it_within_the_grace_whatever_the_peers_do() {
     assert_answered(&daemon.api().await, &outcomes).await;
 }
 
-/// What was accepted was answered: an OK is there, and what got no answer of the daemon's never happened.
-async fn assert_answered(api: &Api, outcomes: &Outcomes) {
+/// Every accepted call was answered: acknowledged sagas exist, and calls without an OK changed nothing.
+async fn assert_answered(api: &Api, outcomes: &CallOutcomes) {
     let outcomes = std::mem::take(&mut *outcomes.lock().unwrap());
     let (mut accepted, mut refused) = (0, 0);
     for (task_id, outcome) in outcomes {
@@ -127,7 +127,7 @@ async fn assert_answered(api: &Api, outcomes: &Outcomes) {
 }
 
 #[tokio::test]
-async fn p8_a_second_daemon_on_the_same_store_is_refused_and_the_first_goes_on() {
+async fn p8_a_second_daemon_on_the_same_store_is_refused_and_the_first_keeps_serving() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.create_saga(create("t")).await.unwrap();
@@ -138,7 +138,7 @@ async fn p8_a_second_daemon_on_the_same_store_is_refused_and_the_first_goes_on()
 }
 
 #[tokio::test]
-async fn p8_what_is_not_a_store_of_ours_is_refused_and_left_as_it_was() {
+async fn p8_a_file_that_is_not_a_sagad_store_is_refused_and_not_changed() {
     let own = tempfile::tempdir().unwrap();
     let path = own.path().join("sagad.db");
     let foreign = rusqlite::Connection::open(&path).unwrap();
@@ -155,7 +155,7 @@ async fn p8_what_is_not_a_store_of_ours_is_refused_and_left_as_it_was() {
 }
 
 #[tokio::test]
-async fn p11_a_busy_port_is_a_clear_failure() {
+async fn p11_a_port_in_use_is_reported_with_the_setting_to_change() {
     let daemon = Daemon::start();
     let own = tempfile::tempdir().unwrap();
     let taken = Launch { listen: daemon.address().to_string(), ..Launch::on(own.path()) };

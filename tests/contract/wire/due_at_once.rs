@@ -1,4 +1,4 @@
-//! Leases and delays that are due at one instant, as after any absence: others' calls go on meanwhile.
+//! Many leases and delays due at the same time, as after an absence: other calls are answered meanwhile.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use sagad::proto::*;
 
 use crate::support::*;
 
-/// How many leases, and a third as many delays; `DUE_AT_ONCE=150000` is what the promise names.
+/// The number of leases; there are a third as many delays. `DUE_AT_ONCE=150000` is the promise's number.
 fn many() -> usize {
-    std::env::var("DUE_AT_ONCE").map_or(24_000, |many| many.parse().expect("a number"))
+    number("DUE_AT_ONCE").unwrap_or(24_000)
 }
 
-/// The longest heartbeat of others. Swept in one transaction, these leases take several seconds in the dev profile; a slice
-/// takes some tens of milliseconds, and the rest is for a machine that is busy otherwise.
+/// The longest allowed heartbeat of another lease. Sweeping all leases in one transaction takes several seconds in the dev
+/// profile; a slice takes some tens of milliseconds. The rest is margin for a busy machine.
 const LONGEST: Duration = Duration::from_millis(800);
 
 async fn create_many(api: &Api, queue: &str, count: usize, template: &CreateSagaRequest) {
@@ -39,9 +39,9 @@ fn next(queue: &str, owner_id: &str, max_sagas: i32, ttl_ms: u64) -> ClaimNextRe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p14_thousands_of_leases_and_delays_due_at_once_do_not_silence_the_daemon() {
+async fn p14_heartbeats_are_answered_while_thousands_of_leases_and_delays_are_due() {
     let many = many();
-    // With their grace after the restart all leases end at one instant.
+    // The grace after the restart makes all leases end at the same time.
     let mut daemon = Daemon::start_with(&["--restart-grace", "4s"]);
     let api = daemon.api().await;
     let requeued = Policy { on_stale: StaleAction::Requeue.into(), ..Default::default() };
@@ -54,13 +54,13 @@ async fn p14_thousands_of_leases_and_delays_due_at_once_do_not_silence_the_daemo
             claimed += api.claim_next(next(queue, "dead", 100, 1_000)).await.unwrap().len();
         }
     }
-    daemon.restart(daemon::End::Killed).await;
+    daemon.restart(daemon::ShutdownSignal::Kill).await;
     let api = daemon.api().await;
     let delayed = CreateSagaRequest { delay: ms(3_000), ..Default::default() };
     create_many(&api, "late", many / 3, &delayed).await;
     let lease = key(&api.running("mine", "w").await);
 
-    // Claims that find nothing, and such that find what has just been requeued, without a wait and with one.
+    // Claims that find nothing and claims that find requeued sagas, without and with a wait.
     let asks = ["empty", "held", "again", "late"].into_iter().flat_map(|queue| [0, 500].map(|wait| (queue, wait)));
     let claiming: Vec<_> = join_all(asks.clone().map(|_| daemon.api()))
         .await
@@ -81,7 +81,7 @@ async fn p14_thousands_of_leases_and_delays_due_at_once_do_not_silence_the_daemo
     let mut longest = Duration::ZERO;
     for beat in 1.. {
         let asked = now();
-        // Each asks for a little more than the one before.
+        // Each heartbeat asks for a slightly longer lease, so that it extends.
         api.heartbeat(HeartbeatRequest { ttl: ms(60_000 + beat), ..lease.heartbeat() }).await.unwrap();
         longest = longest.max(asked.elapsed());
         if beat % 50 == 0 && begun.elapsed() > Duration::from_secs(6) {
@@ -91,7 +91,7 @@ async fn p14_thousands_of_leases_and_delays_due_at_once_do_not_silence_the_daemo
                 break;
             }
         }
-        assert!(begun.elapsed() < PATIENCE * 4, "it is never done");
+        assert!(begun.elapsed() < WAIT_MAX * 4, "the sweep does not end");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert!(claiming.iter().all(|claims| !claims.is_finished()), "a claim failed");
@@ -99,17 +99,21 @@ async fn p14_thousands_of_leases_and_delays_due_at_once_do_not_silence_the_daemo
     println!("{many} leases: the longest of the others' heartbeats took {longest:?}");
     assert!(longest < LONGEST, "a heartbeat took {longest:?}");
     let log = daemon.log();
-    assert_eq!(log.matches("the coordinator was away").count(), 0, "it took its own work for an absence:\n{log}");
+    assert_eq!(
+        log.matches("the coordinator was away").count(),
+        0,
+        "the daemon took its own work for an absence:\n{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn claims_of_callers_that_are_gone_give_nothing_away() {
+async fn a_cancelled_claim_is_not_executed() {
     const SAGAS: usize = 300;
     let daemon = Daemon::start();
     let api = daemon.api().await;
     create_many(&api, "q", SAGAS, &CreateSagaRequest::default()).await;
     let callers = join_all((0..8).map(|_| daemon.api())).await;
-    // Large batches keep the writer busy, so that most of what waits behind them is called off before its turn comes.
+    // Large batches keep the writer busy, so that most claims behind them are cancelled before they are executed.
     let busy: Vec<_> = (0..3)
         .map(|n| {
             let api = callers[n].clone();
@@ -134,10 +138,10 @@ async fn claims_of_callers_that_are_gone_give_nothing_away() {
         gone.iter().for_each(tokio::task::JoinHandle::abort);
     }
     busy.iter().for_each(tokio::task::JoinHandle::abort);
-    // What was on its way is over when this is answered.
+    // When this is answered, no earlier call is left in the queue.
     create_many(&api, "after", 1, &CreateSagaRequest::default()).await;
     let listed = ListSagasRequest { owner_id: "gone".into(), ..Default::default() };
     let leased = api.list_sagas(listed).await.unwrap().sagas.len();
-    println!("{leased} of 84 calls that were called off got a lease");
-    assert!(leased <= 56, "{leased} sagas were leased to nobody");
+    println!("{leased} of 84 cancelled calls got a lease");
+    assert!(leased <= 56, "{leased} sagas were leased to cancelled calls");
 }

@@ -1,4 +1,4 @@
-//! Many leases over one stream, and none of them the stream's.
+//! `KeepAlive`: many leases over one stream, none of which depends on the stream.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -26,12 +26,12 @@ async fn leases(api: &Api) -> Vec<Saga> {
 }
 
 #[tokio::test]
-async fn m4_fifty_leases_on_one_stream_and_a_refused_item_ends_nothing() {
+async fn m4_one_stream_keeps_fifty_leases_and_a_refused_item_does_not_end_it() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let sagas = leases(&api).await;
     assert_eq!(sagas.len(), LEASES);
-    // One of them is cancelled, one is over.
+    // One saga is cancelled, one lease is over.
     let cancel = RequestCancelRequest {
         task_id: sagas[3].task_id.clone(),
         actor: "ada".into(),
@@ -46,17 +46,17 @@ async fn m4_fifty_leases_on_one_stream_and_a_refused_item_ends_nothing() {
     let mut expiry: HashMap<String, i64> = HashMap::new();
     for round in 0..3 {
         let mut sent: Vec<_> = sagas.iter().map(|saga| key(saga).keep_alive()).collect();
-        sent.insert(7, Key { owner_id: "thief".into(), ..key(&sagas[7]) }.keep_alive());
+        sent.insert(7, Key { owner_id: "other".into(), ..key(&sagas[7]) }.keep_alive());
         sent.insert(20, Key { task_id: "nobody".into(), ..key(&sagas[0]) }.keep_alive());
         sent.push(KeepAliveRequest { ttl: ms(1), ..key(&sagas[0]).keep_alive() });
         for item in &sent {
             send.send(item.clone()).await.unwrap();
-            let answer = timeout(PATIENCE, answers.message()).await.unwrap().unwrap().unwrap();
+            let answer = timeout(WAIT_MAX, answers.message()).await.unwrap().unwrap().unwrap();
             assert_eq!(answer.task_id, item.task_id, "answers come in the order of the items");
             let refused = match (&*item.task_id, &*item.owner_id, item.ttl) {
                 (_, _, Some(_)) => Some((Code::InvalidArgument, "INVALID_ARGUMENT")),
                 ("nobody", ..) => Some((Code::NotFound, "SAGA_NOT_FOUND")),
-                (_, "thief", _) => Some((Code::Aborted, "NOT_OWNER")),
+                (_, "other", _) => Some((Code::Aborted, "NOT_OWNER")),
                 (task_id, ..) if task_id == sagas[4].task_id => Some((Code::FailedPrecondition, "SAGA_TERMINAL")),
                 _ => None,
             };
@@ -76,11 +76,11 @@ async fn m4_fifty_leases_on_one_stream_and_a_refused_item_ends_nothing() {
     }
     assert_eq!(expiry.len(), LEASES - 1);
     drop(send);
-    assert!(answers.message().await.unwrap().is_none(), "it ends when the client's side does");
+    assert!(answers.message().await.unwrap().is_none(), "the stream ends when the client closes its side");
 }
 
 #[tokio::test]
-async fn m4_a_refusal_that_leaves_the_lease_standing_says_what_to_do() {
+async fn m4_a_refusal_that_leaves_the_lease_valid_carries_the_directive() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let saga = api.running("t", "w").await;
@@ -107,14 +107,14 @@ async fn m4_a_lease_does_not_depend_on_a_connection() {
     let items = stream::iter([key(&saga).keep_alive()]).chain(stream::pending());
     let mut answers = api.sagas.clone().keep_alive(items).await.unwrap().into_inner();
     let lease = answers.message().await.unwrap().unwrap().lease;
-    // The stream, its connection and its claimant go away without a word.
+    // The stream and its connection are dropped without being closed.
     drop(answers);
     drop(api);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let after = looker.get("t").await;
     assert_eq!((&after.lease, after.stale, after.state()), (&lease, false, SagaState::Running));
     assert_eq!(looker.claim(claim("t", "other", 1000)).await.reason(), "LEASE_HELD");
-    // Whoever has the token goes on, over whatever connection.
+    // The lease can be used with its token over any connection.
     looker.heartbeat(key(&saga).heartbeat()).await.unwrap();
     looker.complete(key(&saga).complete()).await.unwrap();
 }

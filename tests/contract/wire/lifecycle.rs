@@ -1,4 +1,4 @@
-//! What a saga goes through, as a worker sees it.
+//! The life of a saga, as a worker sees it.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn m1_a_saga_is_created_planned_and_its_ids_are_unique() {
         let problem = api.create_saga(again).await.refused();
         assert_eq!((problem.reason.as_str(), problem.fact("field")), ("SAGA_EXISTS", field));
     }
-    assert_eq!(api.get("task").await, saga, "the first is untouched");
+    assert_eq!(api.get("task").await, saga, "the first saga is unchanged");
     assert_eq!(api.find("other").await.unwrap(), None);
 
     let made = api.create_saga(CreateSagaRequest::default()).await.unwrap();
@@ -126,7 +126,7 @@ async fn m4_a_heartbeat_extends_for_its_owner_alone() {
         let heartbeat = HeartbeatRequest { progress: Some("changed".into()), ..heartbeat };
         assert_eq!(api.heartbeat(heartbeat).await.reason(), reason);
     }
-    assert_eq!(api.get("t").await, after, "nothing is stored");
+    assert_eq!(api.get("t").await, after, "no refused heartbeat changes anything");
     assert_eq!(api.get("planned").await.state(), SagaState::Planned);
 }
 
@@ -145,7 +145,7 @@ async fn m4_an_expired_or_superseded_lease_is_not_extended() {
 }
 
 #[tokio::test]
-async fn m5_a_lease_that_ran_out_makes_stale_listed_streamed_and_claimable() {
+async fn m5_a_saga_with_an_expired_lease_is_listed_streamed_and_claimable_as_stale() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.running("live", "w").await;
@@ -164,7 +164,7 @@ async fn m5_a_lease_that_ran_out_makes_stale_listed_streamed_and_claimable() {
     assert!(!second.stale && key(&second).fencing_token > key(&saga).fencing_token);
     assert!(api.stale_ids().await.is_empty());
 
-    // A terminal saga never is, whatever its expiry says.
+    // A terminal saga is never stale, whatever its lease's expiry is.
     let done = api.create_saga(create("done")).await.unwrap();
     let held = api.claim(claim(&done.task_id, "w", 100)).await.unwrap();
     let done = api.complete(key(&held).complete()).await.unwrap();
@@ -185,7 +185,7 @@ async fn m5_late_results_are_accepted_until_something_ends_the_lease() {
 }
 
 #[tokio::test]
-async fn m7_audit_metadata_can_be_added_to_the_dead_and_the_history_keeps_what_it_amends() {
+async fn m7_a_terminal_saga_can_be_annotated_and_the_history_keeps_the_old_reason() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let saga = api.running("t", "w").await;
@@ -238,7 +238,7 @@ async fn m8_a_failed_saga_has_a_compensation_record() {
 }
 
 #[tokio::test]
-async fn what_left_nothing_behind_fails_in_a_plain_way() {
+async fn a_failure_without_compensations_needs_no_undoing() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let policy = Policy { on_failure: FailureAction::Compensate.into(), ..Default::default() };
@@ -251,9 +251,9 @@ async fn what_left_nothing_behind_fails_in_a_plain_way() {
     let told: Vec<_> = history[2..].iter().map(|e| (e.r#type(), e.actor.as_str(), e.reason.as_str())).collect();
     let expected = [(EventType::Compensating, "w", "it broke"), (EventType::Compensated, "sagad", "nothing to undo")];
     assert_eq!(told, expected);
-    assert_eq!(api.fail(key(&saga).fail("said again")).await.unwrap(), ended, "a repeat changes nothing");
+    assert_eq!(api.fail(key(&saga).fail("said again")).await.unwrap(), ended, "the repeat changes nothing");
 
-    // One compensation, from whichever lease, and there is something to undo.
+    // A compensation of any earlier lease has to be undone.
     api.create_saga(CreateSagaRequest { policy: Some(policy), ..create("u") }).await.unwrap();
     let first = api.claim(claim("u", "w", 60_000)).await.unwrap();
     api.register_compensation(key(&first).register(&["a"])).await.unwrap();
@@ -263,7 +263,7 @@ async fn what_left_nothing_behind_fails_in_a_plain_way() {
 }
 
 #[tokio::test]
-async fn the_last_progress_of_a_lease_goes_to_the_next() {
+async fn the_next_lease_gets_the_last_progress() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let policy = Policy { max_attempts: 2, retry_backoff: ms(0), ..Default::default() };
@@ -285,10 +285,10 @@ async fn the_last_progress_of_a_lease_goes_to_the_next() {
     let retried = api.fail(failed.clone()).await.unwrap();
     assert_eq!((retried.state(), &retried.progress[..]), (SagaState::Planned, &b"two"[..]));
     let repeated = FailRequest { progress: progress("another"), ..failed };
-    assert_eq!(api.fail(repeated).await.unwrap(), retried, "a repeat changes nothing");
+    assert_eq!(api.fail(repeated).await.unwrap(), retried, "the repeat changes nothing");
 
     let second = next().await;
-    assert_eq!(&second.progress[..], b"two", "the next attempt is told");
+    assert_eq!(&second.progress[..], b"two", "the next attempt gets it");
     let released = api.release(ReleaseRequest { progress: progress("three"), ..key(&second).release() }).await.unwrap();
     assert_eq!(&released.progress[..], b"three");
 
@@ -298,31 +298,31 @@ async fn the_last_progress_of_a_lease_goes_to_the_next() {
     let fourth = next().await;
     assert_eq!(&fourth.progress[..], b"three", "absent: no change");
     let emptied = api.release(ReleaseRequest { progress: progress(""), ..key(&fourth).release() }).await.unwrap();
-    assert_eq!(&emptied.progress[..], b"", "empty: none any more");
+    assert_eq!(&emptied.progress[..], b"", "empty progress clears it");
 
     let last = next().await;
     let refused = CompleteRequest { progress: progress("lost"), ..key(&fourth).complete() };
     assert_eq!(api.complete(refused).await.reason(), "LEASE_SUPERSEDED");
-    assert_eq!(&api.get("t").await.progress[..], b"", "a refused call leaves it as it was");
+    assert_eq!(&api.get("t").await.progress[..], b"", "a refused call does not change it");
     let done = CompleteRequest { progress: progress("all"), ..key(&last).complete() };
     assert_eq!(&api.complete(done).await.unwrap().progress[..], b"all");
     assert_eq!(&api.get("t").await.progress[..], b"all");
 
-    // A failure that is refused for want of a compensation leaves it as it was, too.
+    // A failure that is refused for lack of a compensation does not change it either.
     let bare = api.running("bare", "w").await;
     let refused = FailRequest { progress: progress("lost"), ..key(&bare).fail("broke") };
     assert_eq!(api.fail(refused).await.reason(), "COMPENSATION_REQUIRED");
     assert_eq!(&api.get("bare").await.progress[..], b"");
-    // While undoing, a release tells how far it came.
+    // A release during compensation stores progress, too.
     api.create_saga(held("undo", &["a"])).await.unwrap();
-    let undo = ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim("undo", "u", 60_000) };
+    let undo = claim_undo("undo", "u", 60_000);
     let lease = key(&api.claim(undo).await.unwrap());
     let released = api.release(ReleaseRequest { progress: progress("half"), ..lease.release() }).await.unwrap();
     assert_eq!((released.state(), &released.progress[..]), (SagaState::Compensating, &b"half"[..]));
 }
 
 #[tokio::test]
-async fn a_claim_tells_how_long_it_was_held() {
+async fn claim_next_returns_how_long_it_was_held() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let request = ClaimNextRequest {
@@ -352,24 +352,24 @@ async fn a_claim_tells_how_long_it_was_held() {
     let lease = sagas[0].lease.as_ref().unwrap();
     assert!(micros(lease.acquire_time.as_ref()) >= micros(created.create_time.as_ref()));
 
-    // A repeat is answered with a lease that was given before it came.
+    // A repeated claim returns the lease that the first one got, without waiting.
     api.heartbeat(HeartbeatRequest { ttl: secs(60), ..key(&sagas[0]).heartbeat() }).await.unwrap();
     let (waited, _, again) = ask(request.clone()).await;
     assert_eq!((again.len(), span(waited)), (1, Duration::ZERO));
 
-    // None found: as long as it was held.
+    // Without a saga it returns how long it was held.
     let none = ClaimNextRequest { wait: ms(400), request_id: String::new(), ..request.clone() };
     let (waited, took, sagas) = ask(none.clone()).await;
     let waited = span(waited);
     assert!(sagas.is_empty());
     assert!(waited >= Duration::from_millis(400) && waited <= took, "{waited:?} of {took:?}");
-    // Not held: next to nothing.
+    // A claim that is not held returns nearly zero.
     let (waited, took, _) = ask(ClaimNextRequest { wait: None, ..none }).await;
     assert!(span(waited) <= took);
 }
 
 #[tokio::test]
-async fn a_lease_tells_whether_it_stands() {
+async fn a_lease_shows_its_standing() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let stands = |saga: &Saga| {
@@ -404,7 +404,7 @@ async fn a_lease_tells_whether_it_stands() {
 }
 
 #[tokio::test]
-async fn m9_nothing_but_its_own_verbs_touches_a_live_lease() {
+async fn m9_only_calls_of_its_holder_change_a_live_lease() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let saga = api.running("t", "w").await;
@@ -413,7 +413,7 @@ async fn m9_nothing_but_its_own_verbs_touches_a_live_lease() {
         api.create_saga(create("t")).await.reason(),
         api.claim(claim("t", "w", 60_000)).await.reason(),
         api.claim(claim("t", "other", 60_000)).await.reason(),
-        api.claim(ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim("t", "o", 1000) }).await.reason(),
+        api.claim(claim_undo("t", "o", 1000)).await.reason(),
         api.dispatch(DispatchRequest {
             task_id: task_id.clone(),
             assignee: "o".into(),
@@ -444,7 +444,7 @@ async fn m9_nothing_but_its_own_verbs_touches_a_live_lease() {
     assert_eq!(refusals, expected);
     assert_eq!(api.get("t").await, saga);
 
-    // What is allowed beside it leaves the lease as it is.
+    // Other calls are allowed during a lease and don't change it.
     let note =
         AnnotateRequest { task_id: task_id.clone(), actor: actor.clone(), note: "n".into(), ..Default::default() };
     assert_eq!(api.annotate(note).await.unwrap().lease, saga.lease);

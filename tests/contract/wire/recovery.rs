@@ -1,4 +1,4 @@
-//! What becomes of work whose worker is gone.
+//! Recovery of sagas whose worker has died.
 
 use std::time::Duration;
 
@@ -10,16 +10,12 @@ fn on_stale(action: StaleAction) -> Option<Policy> {
     Some(Policy { on_stale: action.into(), ..Default::default() })
 }
 
-fn undo(task_id: &str, owner_id: &str) -> ClaimRequest {
-    ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(task_id, owner_id, 60_000) }
-}
-
 #[tokio::test]
 async fn m12_compensated_means_that_each_is_done_or_waived_by_a_named_person() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.create_saga(held("t", &["worktree", "branch", "ticket"])).await.unwrap();
-    let lease = key(&api.claim(undo("t", "u")).await.unwrap());
+    let lease = key(&api.claim(claim_undo("t", "u", 60_000)).await.unwrap());
     let done = |position| lease.record(position, CompensationOutcome::Done);
     assert_eq!(api.compensate(lease.compensate()).await.refused().fact("kinds"), "worktree,branch,ticket");
 
@@ -52,20 +48,20 @@ async fn m12_compensated_means_that_each_is_done_or_waived_by_a_named_person() {
 }
 
 #[tokio::test]
-async fn m12_a_kind_that_nobody_handles_parks_the_saga_and_is_named() {
+async fn m12_a_kind_without_a_handler_quarantines_the_saga_and_is_named() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let policy =
         Some(Policy { compensation_timeout: ms(600), on_stale: StaleAction::Compensate.into(), ..Default::default() });
     api.create_saga(CreateSagaRequest { policy, ..held("t", &["worktree", "moonbase"]) }).await.unwrap();
     api.claim(claim("t", "w", 100)).await.unwrap();
-    let parked = api.until("t", "is parked", |saga| saga.state() == SagaState::Quarantined).await;
-    assert!(parked.terminal_reason.contains("moonbase"), "{}", parked.terminal_reason);
-    assert!(parked.compensations.iter().all(|c| c.state() == CompensationState::Pending), "it does not lie");
+    let quarantined = api.until("t", "is quarantined", |saga| saga.state() == SagaState::Quarantined).await;
+    assert!(quarantined.terminal_reason.contains("moonbase"), "{}", quarantined.terminal_reason);
+    assert!(quarantined.compensations.iter().all(|c| c.state() == CompensationState::Pending), "they stay pending");
 
-    // One that says what it can undo is not given the others.
+    // A handler that names its kinds gets no saga with other kinds.
     api.create_saga(held("u", &["worktree", "moonbase"])).await.unwrap();
-    let lease = key(&api.claim(undo("u", "first")).await.unwrap());
+    let lease = key(&api.claim(claim_undo("u", "first", 60_000)).await.unwrap());
     api.release(lease.release()).await.unwrap();
     let next = |kinds: &[&str]| ClaimNextRequest {
         queues: vec!["default".into()],
@@ -79,7 +75,7 @@ async fn m12_a_kind_that_nobody_handles_parks_the_saga_and_is_named() {
 }
 
 #[tokio::test]
-async fn m12_a_policy_has_nobody_compensate_what_has_no_compensation() {
+async fn m12_a_policy_compensates_at_once_where_nothing_is_registered() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.create_saga(CreateSagaRequest { policy: on_stale(StaleAction::Compensate), ..create("t") }).await.unwrap();
@@ -88,7 +84,7 @@ async fn m12_a_policy_has_nobody_compensate_what_has_no_compensation() {
     assert_eq!((ended.state(), ended.terminal_reason.as_str()), (SagaState::Compensated, "nothing to undo"));
 }
 
-/// How long after its lease's end a dead worker's saga was another's.
+/// How long after the end of its lease a dead worker's saga was claimed by another.
 async fn back_after(api: &Api, round: u32) -> Duration {
     let task_id = format!("t-{round}");
     let queue = format!("q-{round}");
@@ -104,7 +100,7 @@ async fn back_after(api: &Api, round: u32) -> Duration {
 }
 
 #[tokio::test]
-async fn m13_a_dead_workers_slot_is_back_within_its_ttl_and_a_second() {
+async fn m13_a_dead_workers_saga_is_claimable_within_its_ttl_and_a_second() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let mut best = Duration::MAX;
@@ -118,7 +114,7 @@ async fn m13_a_dead_workers_slot_is_back_within_its_ttl_and_a_second() {
 }
 
 #[tokio::test]
-async fn m13_policies_act_while_nobody_asks() {
+async fn m13_policies_apply_without_any_call() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let cases = [
@@ -132,10 +128,10 @@ async fn m13_policies_act_while_nobody_asks() {
         api.create_saga(CreateSagaRequest { policy: on_stale(action), ..held(task_id, &["a"]) }).await.unwrap();
         api.claim(claim(task_id, "w", 100)).await.unwrap();
     }
-    // Reads alone: it is the coordinator that acts.
+    // Only reads: the coordinator applies the policies by itself.
     let mut expired = 0;
     while expired < cases.len() {
-        let answer = tokio::time::timeout(PATIENCE, watch.message()).await.unwrap().unwrap().unwrap();
+        let answer = tokio::time::timeout(WAIT_MAX, watch.message()).await.unwrap().unwrap().unwrap();
         if let Some(watch_events_response::Item::Event(event)) = answer.item {
             expired += usize::from(event.r#type() == EventType::LeaseExpired);
         }
@@ -146,7 +142,7 @@ async fn m13_policies_act_while_nobody_asks() {
 }
 
 #[tokio::test]
-async fn m13_requeueing_ends_with_the_last_expiration_allowed() {
+async fn m13_requeueing_stops_at_max_expirations() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let policy = Policy { on_stale: StaleAction::Requeue.into(), max_expirations: 2, ..Default::default() };
@@ -178,7 +174,7 @@ async fn m14_each_decision_is_stored_with_who_when_what_and_why() {
             ..Default::default()
         };
         let judged = RecoverRequest { validate_only: true, ..request.clone() };
-        assert_eq!(api.recover(judged).await.unwrap(), stale, "only judged");
+        assert_eq!(api.recover(judged).await.unwrap(), stale, "validate_only changes nothing");
         assert_eq!(api.recover(request).await.unwrap().state(), state);
 
         let history = api.history(task_id).await;
@@ -192,7 +188,7 @@ async fn m14_each_decision_is_stored_with_who_when_what_and_why() {
         assert_eq!(decided.fencing_token, key(&stale).fencing_token);
         assert!(micros(decided.time.as_ref()) >= micros(stale.lease.unwrap().expire_time.as_ref()));
     }
-    // A policy's decision, too.
+    // A policy's decision is stored in the same way.
     api.create_saga(CreateSagaRequest { policy: on_stale(StaleAction::Requeue), ..create("policy") }).await.unwrap();
     api.claim(claim("policy", "w", 100)).await.unwrap();
     api.until("policy", "is planned again", |saga| saga.state() == SagaState::Planned).await;
@@ -203,7 +199,7 @@ async fn m14_each_decision_is_stored_with_who_when_what_and_why() {
 }
 
 #[tokio::test]
-async fn m14_a_worker_that_came_back_is_not_run_over() {
+async fn m14_a_decision_does_not_apply_once_the_worker_has_reported() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let stale = api.stale(create("t"), "w").await;

@@ -1,4 +1,4 @@
-//! Any call can be repeated.
+//! `request_id`: every changing call can be repeated.
 
 use std::{pin::Pin, time::Duration};
 
@@ -6,16 +6,16 @@ use futures::Future;
 use sagad::proto::*;
 use tonic::Status;
 
-use crate::support::{daemon::End, *};
+use crate::support::{daemon::ShutdownSignal, process_usage::ProcessUsage, *};
 
-type Answer = Result<Vec<Saga>, Status>;
-type Call = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Answer> + Send>>>;
+type CallAnswer = Result<Vec<Saga>, Status>;
+type RepeatableCall = Box<dyn Fn() -> Pin<Box<dyn Future<Output = CallAnswer> + Send>>>;
 
 macro_rules! call {
     ($api:expr, $rpc:ident($request:expr)) => {{
         let (api, mut request) = ($api.clone(), $request);
         request.request_id = uuid::Uuid::new_v4().to_string();
-        let call: Call = Box::new(move || {
+        let call: RepeatableCall = Box::new(move || {
             let (api, request) = (api.clone(), request.clone());
             Box::pin(async move { api.$rpc(request).await.map(|saga| vec![saga]) })
         });
@@ -23,19 +23,15 @@ macro_rules! call {
     }};
 }
 
-fn undo(task_id: &str) -> ClaimRequest {
-    ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(task_id, "u", 60_000) }
-}
-
-/// Every changing rpc that takes a `request_id`, each on a saga of its own.
-async fn every_call(api: &Api) -> Vec<(&'static str, &'static str, Call)> {
+/// Every changing rpc that takes a `request_id`, each for a saga of its own.
+async fn every_call(api: &Api) -> Vec<(&'static str, &'static str, RepeatableCall)> {
     let lease = async |task_id| {
         api.create_saga(held(task_id, &["a"])).await.unwrap();
         key(&api.claim(claim(task_id, "w", 60_000)).await.unwrap())
     };
     let undoing = async |task_id| {
         api.create_saga(held(task_id, &["a"])).await.unwrap();
-        key(&api.claim(undo(task_id)).await.unwrap())
+        key(&api.claim(claim_undo(task_id, "u", 60_000)).await.unwrap())
     };
     let [actor, reason] = ["ada", "why"].map(str::to_owned);
     for task_id in ["dispatch", "claim", "annotate"] {
@@ -88,7 +84,7 @@ async fn every_call(api: &Api) -> Vec<(&'static str, &'static str, Call)> {
 }
 
 #[tokio::test]
-async fn every_changing_rpc_repeated_by_its_request_id_answers_the_same_and_does_nothing() {
+async fn every_changing_rpc_repeated_with_its_request_id_returns_the_same_answer_and_changes_nothing() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     for (rpc, task_id, call) in every_call(&api).await {
@@ -97,18 +93,18 @@ async fn every_changing_rpc_repeated_by_its_request_id_answers_the_same_and_does
         for _ in 0..2 {
             assert_eq!(call().await.unwrap(), first, "{rpc}");
         }
-        assert_eq!(api.history(task_id).await, history, "{rpc} happened again");
+        assert_eq!(api.history(task_id).await, history, "{rpc} was executed again");
         assert_eq!(first, [api.get(task_id).await], "{rpc}");
     }
 }
 
 #[tokio::test]
-async fn what_makes_many_repeats_with_the_same_ones() {
+async fn a_repeated_batch_or_claim_next_returns_the_same_sagas() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let batch = BatchCreateSagasRequest { requests: vec![CreateSagaRequest::default(); 5], request_id: named("batch") };
     let made = api.batch_create_sagas(batch.clone()).await.unwrap();
-    assert_eq!(api.batch_create_sagas(batch).await.unwrap(), made, "ids that were made for it, too");
+    assert_eq!(api.batch_create_sagas(batch).await.unwrap(), made, "generated ids are the same, too");
 
     let next = ClaimNextRequest {
         queues: vec!["default".into()],
@@ -120,16 +116,16 @@ async fn what_makes_many_repeats_with_the_same_ones() {
     };
     let claimed = api.claim_next(next.clone()).await.unwrap();
     assert_eq!(claimed.len(), 3);
-    // A caller that repeats has less time left; that is no other content.
+    // A repeat may have a shorter wait, which does not count as other content.
     let again = ClaimNextRequest { wait: secs(1), ..next.clone() };
     assert_eq!(api.claim_next(again).await.unwrap(), claimed);
-    // Sagas as they are now; leases that are over are left out.
+    // The answer has the present sagas, without those whose leases are over.
     api.release(key(&claimed[0]).release()).await.unwrap();
     let left = api.claim_next(next.clone()).await.unwrap();
     assert_eq!(left, claimed[1..]);
     assert_eq!(api.claim_next(ClaimNextRequest { max_sagas: 4, ..next }).await.reason(), "REQUEST_ID_REUSED");
 
-    // Empty answers are not kept: the same request asks anew.
+    // Empty answers are not stored: the same request is executed again.
     let none = ClaimNextRequest {
         queues: vec!["later".into()],
         owner_id: "w".into(),
@@ -142,7 +138,7 @@ async fn what_makes_many_repeats_with_the_same_ones() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_kept() {
+async fn a_refusal_is_not_stored_under_its_request_id() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let saga = api.running("t", "w").await;
@@ -151,12 +147,12 @@ async fn a_refusal_is_not_kept() {
     api.release(key(&saga).release()).await.unwrap();
     let claimed = api.claim(wanted.clone()).await.unwrap();
     assert_eq!(api.claim(wanted.clone()).await.unwrap(), claimed);
-    // Once its lease is over, the claim answers with what became of it.
+    // Once its lease is over, the repeated claim is refused accordingly.
     api.release(key(&claimed).release()).await.unwrap();
     assert_eq!(api.claim(wanted).await.reason(), "NO_LEASE");
 }
 
-/// Sends, kills the daemon before or after the answer, starts it again and sends the same again.
+/// Sends calls, kills the daemon before or after the answers, starts it again and repeats the calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p1_a_repeat_after_a_crash_has_exactly_one_effect() {
     const ROUNDS: u32 = 16;
@@ -193,13 +189,13 @@ async fn p1_a_repeat_after_a_crash_has_exactly_one_effect() {
             let (made, note, next) = calls;
             tokio::join!(first.create_saga(made), first.annotate(note), first.claim_next(next))
         });
-        // Some at once, some after the answers, most in between.
+        // Some kills come at once, some after the answers, most in between.
         if round % 4 == 3 {
             eventually("the answers", || async { before.is_finished().then_some(()) }).await;
         } else if round > 4 {
             tokio::time::sleep(Duration::from_micros(u64::from(round) * 500)).await;
         }
-        daemon.restart(End::Killed).await;
+        daemon.restart(ShutdownSignal::Kill).await;
         let before = before.await.unwrap();
 
         let api = daemon.api().await;
@@ -210,7 +206,7 @@ async fn p1_a_repeat_after_a_crash_has_exactly_one_effect() {
             match before {
                 Ok(saga) => {
                     answered += 1;
-                    assert_eq!(&saga, after, "what was acknowledged is what the repeat answers with");
+                    assert_eq!(&saga, after, "the repeat returns the acknowledged answer");
                 }
                 Err(_) => lost += 1,
             }
@@ -239,18 +235,11 @@ async fn assert_one_effect(api: &Api, round: u32, stock: &[Saga], noted: &Saga) 
     assert_eq!(claims, 1, "claimed once");
 }
 
-/// The most memory that a process ever had, in MiB.
-fn peak_mib(pid: rustix::process::Pid) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
-}
-
-/// As many as a batch may have, with as much in each as a result may have: 64 MiB, of which an answer holds 3.
+/// The largest batch, each saga with the largest result: 64 MiB, of which an answer holds 3.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p10_a_large_batch_repeated_many_times_at_once_takes_neither_the_memory_nor_the_writer() {
+async fn p10_many_concurrent_repeats_of_a_large_batch_take_little_memory_and_writer_time() {
     const SAGAS: usize = 1000;
-    let mut daemon = Daemon::start();
+    let daemon = Daemon::start();
     let api = daemon.api().await;
     let requests = (0..SAGAS).map(|n| CreateSagaRequest { payload: "p".into(), ..create(&format!("t-{n}")) }).collect();
     let batch = BatchCreateSagasRequest { requests, request_id: named("the batch") };
@@ -266,7 +255,8 @@ async fn p10_a_large_batch_repeated_many_times_at_once_takes_neither_the_memory_
         }))
         .await;
     }
-    let before = peak_mib(daemon.process().pid());
+    let usage = ProcessUsage::of(daemon.pid());
+    let before = usage.status("VmHWM") / 1024;
     let lease = key(&api.running("mine", "w").await);
     let others = futures::future::join_all((0..4).map(|_| daemon.api())).await;
     let repeats: Vec<_> = (0..32)
@@ -286,16 +276,16 @@ async fn p10_a_large_batch_repeated_many_times_at_once_takes_neither_the_memory_
     for repeat in repeats {
         let sagas = repeat.await.unwrap();
         assert_eq!(sagas.len(), SAGAS);
-        // The results would not fit; the payloads do.
+        // The results don't fit into the answer; the payloads do.
         assert!(sagas.iter().all(|saga| saga.contents_omitted && saga.result.is_empty() && saga.payload == "p"));
         assert!(sagas.iter().all(|saga| saga.state() == SagaState::Completed));
     }
     let whole = api.get("t-0").await;
     assert!(!whole.contents_omitted && whole.result.len() == 64 * 1024);
-    let grown = peak_mib(daemon.process().pid()) - before;
+    let grown = usage.status("VmHWM") / 1024 - before;
     println!("32 repeats: {grown} MiB more, and {longest:?} for the longest of {beats} heartbeats");
     assert!(grown < 400, "it took {grown} MiB more");
-    // The heartbeats share this process with those who read 32,000 sagas; what the writer took, it tells itself.
+    // The heartbeats share this process with tasks that read 32,000 sagas, so the writer's time is read from its vitals.
     let vitals = api.admin.clone().get_vitals(GetVitalsRequest::default()).await.unwrap().into_inner();
     let batch = Duration::try_from(vitals.batches.unwrap().max.unwrap()).unwrap();
     assert!(batch < Duration::from_secs(1), "a batch took {batch:?}");

@@ -1,20 +1,16 @@
-//! What a restart leaves as it was: everything.
+//! A restart changes nothing that is stored.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use sagad::proto::*;
 
-use crate::support::{daemon::End, *};
-
-fn undo(task_id: &str, owner_id: &str, ttl_ms: u64) -> ClaimRequest {
-    ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(task_id, owner_id, ttl_ms) }
-}
+use crate::support::{daemon::ShutdownSignal, *};
 
 fn by(task_id: &str) -> RequestCancelRequest {
     RequestCancelRequest { task_id: task_id.into(), actor: "ada".into(), reason: "why".into(), ..Default::default() }
 }
 
-/// Sagas in every state there is, with everything that they can carry.
+/// Creates sagas in every state, with every field set.
 async fn one_of_each(api: &Api) {
     let full = CreateSagaRequest {
         saga_id: "another id".replace(' ', "-"),
@@ -61,12 +57,12 @@ async fn one_of_each(api: &Api) {
     api.release(ReleaseRequest { delay: secs(3600), ..key(&released).release() }).await.unwrap();
 
     api.create_saga(held("compensating", &["a", "b", "c"])).await.unwrap();
-    let lease = key(&api.claim(undo("compensating", "u", 3_600_000)).await.unwrap());
+    let lease = key(&api.claim(claim_undo("compensating", "u", 3_600_000)).await.unwrap());
     api.record_compensation(lease.record(3, CompensationOutcome::Done)).await.unwrap();
     let failed = RecordCompensationRequest { detail: "broke".into(), ..lease.record(2, CompensationOutcome::Failed) };
     api.record_compensation(failed).await.unwrap();
     api.create_saga(held("to-compensate", &["a"])).await.unwrap();
-    let lease = key(&api.claim(undo("to-compensate", "u", 60_000)).await.unwrap());
+    let lease = key(&api.claim(claim_undo("to-compensate", "u", 60_000)).await.unwrap());
     api.release(lease.release()).await.unwrap();
     ended(api).await;
     api.stale(held("stale", &["a"]), "w").await;
@@ -92,19 +88,19 @@ async fn ended(api: &Api) {
     api.annotate(note).await.unwrap();
 }
 
-/// All that can be seen and does not depend on the time of looking.
+/// Everything that reads return, except what depends on the time of the read.
 #[derive(Debug, PartialEq)]
-struct Seen {
+struct StoreView {
     sagas: BTreeMap<String, (Saga, Vec<SagaEvent>)>,
     stats: GetStatsResponse,
     queues: Vec<Queue>,
 }
 
-async fn look(api: &Api) -> Seen {
+async fn look(api: &Api) -> StoreView {
     let mut sagas = BTreeMap::new();
     for listed in api.list_sagas(ListSagasRequest::default()).await.unwrap().sagas {
         let mut whole = api.get(&listed.task_id).await;
-        // After a start, leases that stood before get a grace.
+        // After a start, live leases have a grace, which reads show.
         if let Some(lease) = &mut whole.lease {
             lease.effective_expire_time = None;
         }
@@ -116,7 +112,7 @@ async fn look(api: &Api) -> Seen {
         queue.oldest_ready_age = None;
     }
     let queues = api.admin.clone().list_queues(ListQueuesRequest::default()).await.unwrap().into_inner().queues;
-    Seen { sagas, stats, queues }
+    StoreView { sagas, stats, queues }
 }
 
 #[tokio::test]
@@ -129,8 +125,8 @@ async fn m10_a_restart_preserves_everything_exactly() {
     api.admin.clone().pause_queue(pause).await.unwrap();
     let before = look(&api).await;
     let states: std::collections::BTreeSet<_> = before.sagas.values().map(|(saga, _)| saga.state()).collect();
-    assert_eq!(states.len(), 8, "one in each state");
-    for how in [End::Told, End::Killed, End::Killed, End::Told] {
+    assert_eq!(states.len(), 8, "a saga in each state");
+    for how in [ShutdownSignal::Term, ShutdownSignal::Kill, ShutdownSignal::Kill, ShutdownSignal::Term] {
         daemon.restart(how).await;
         let after = look(&daemon.api().await).await;
         for (task_id, saga) in &before.sagas {
@@ -138,7 +134,7 @@ async fn m10_a_restart_preserves_everything_exactly() {
         }
         assert_eq!(after, before, "{how:?}");
     }
-    // And it goes on from there.
+    // New changes follow the old ones.
     let api = daemon.api().await;
     let newest = before.stats.revision;
     let running = &before.sagas["running"].0;
@@ -151,7 +147,7 @@ async fn m10_a_restart_preserves_everything_exactly() {
 
 #[tokio::test]
 async fn m10_leases_survive_and_can_be_heartbeaten_within_the_grace() {
-    for how in [End::Told, End::Killed] {
+    for how in [ShutdownSignal::Term, ShutdownSignal::Kill] {
         let mut daemon = Daemon::start_with(&["--restart-grace", "60s"]);
         let api = daemon.api().await;
         api.create_saga(create("t")).await.unwrap();
@@ -162,11 +158,11 @@ async fn m10_leases_survive_and_can_be_heartbeaten_within_the_grace() {
         let api = daemon.api().await;
         let mut graced = api.get("t").await;
         let lease = graced.lease.as_mut().unwrap();
-        assert_eq!(lease.standing(), LeaseStanding::Held, "past its expiry, but in grace");
+        assert_eq!(lease.standing(), LeaseStanding::Held, "past its expiry, but in the grace");
         let longer = micros(lease.effective_expire_time.as_ref()) - micros(lease.expire_time.as_ref());
-        assert!(longer > 20_000_000, "the answer says until when: {lease:?}");
+        assert!(longer > 20_000_000, "the answer has the end of the grace: {lease:?}");
         lease.effective_expire_time = lease.expire_time;
-        assert_eq!(graced, saga, "not stale, and stored as it was");
+        assert_eq!(graced, saga, "it is not stale, and the stored saga is unchanged");
         let problem = api.claim(claim("t", "other", 1000)).await.refused();
         assert_eq!(problem.reason, "LEASE_HELD");
         assert!(problem.retry.unwrap() > Duration::from_secs(20), "{problem:?}");
@@ -178,7 +174,7 @@ async fn m10_leases_survive_and_can_be_heartbeaten_within_the_grace() {
 }
 
 #[tokio::test]
-async fn m10_after_the_grace_a_lease_that_nobody_kept_is_stale() {
+async fn m10_after_the_grace_a_lease_without_a_heartbeat_is_stale() {
     let mut daemon = Daemon::start_with(&["--restart-grace", "0s"]);
     let api = daemon.api().await;
     api.create_saga(create("t")).await.unwrap();
@@ -193,7 +189,7 @@ async fn m10_after_the_grace_a_lease_that_nobody_kept_is_stale() {
 
 #[tokio::test]
 async fn m11_times_are_utc_on_one_clock_that_never_goes_back() {
-    let utc = || chrono::DateTime::<chrono::Utc>::from(wall_clock()).timestamp_micros();
+    let utc = || since_1970().as_micros() as i64;
     let mut daemon = Daemon::start();
     let began = utc();
     let mut last = 0;
@@ -210,12 +206,7 @@ async fn m11_times_are_utc_on_one_clock_that_never_goes_back() {
         assert!((told - clock).abs() < 10_000_000, "{told} is not UTC, which is {clock}");
         assert!(micros(info.start_time.as_ref()) <= told && told >= last);
         assert!(info.clock_offset.unwrap().seconds.abs() < 10);
-        daemon.restart(if round % 2 == 0 { End::Told } else { End::Killed }).await;
+        daemon.restart(if round % 2 == 0 { ShutdownSignal::Term } else { ShutdownSignal::Kill }).await;
     }
     assert!(last >= began - 1_000_000);
-}
-
-#[allow(clippy::disallowed_methods, reason = "the daemon's clock is held against the machine's")]
-fn wall_clock() -> std::time::SystemTime {
-    std::time::SystemTime::now()
 }

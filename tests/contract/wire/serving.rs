@@ -1,4 +1,4 @@
-//! What any client finds: the contract by reflection, health, and one writer.
+//! What the daemon serves beside the contract's calls: reflection, health, and its addresses; and that one thread writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::support::*;
 
 const SERVICES: [&str; 3] = ["grpc.health.v1.Health", "sagad.v1.AdminService", "sagad.v1.SagaService"];
 
-/// The same test for both versions of reflection, which differ in nothing but their types.
+/// The same test for both versions of reflection, which differ only in their types.
 macro_rules! reflection {
     ($test:ident, $version:ident) => {
         #[tokio::test]
@@ -64,7 +64,7 @@ macro_rules! reflection {
     };
 }
 
-/// The files of `proto/`, as this build has compiled them (it is made again when one of them changes), and what they import.
+/// The files of `proto/` and their imports, as this build compiled them.
 fn compiled() -> BTreeMap<String, FileDescriptorProto> {
     let set = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
     let files: BTreeMap<_, _> = set.file.into_iter().map(|file| (file.name().to_owned(), file)).collect();
@@ -77,8 +77,7 @@ fn compiled() -> BTreeMap<String, FileDescriptorProto> {
     files
 }
 
-/// What a client without any file gets by reflection is the contract, whole: messages, fields, numbers, and what they
-/// import.
+/// Reflection returns the whole contract: messages, fields, numbers and imports.
 #[tokio::test]
 async fn m16_the_published_descriptors_are_those_of_the_protos() {
     use tonic_reflection::pb::v1::{
@@ -91,7 +90,7 @@ async fn m16_the_published_descriptors_are_those_of_the_protos() {
     for file in wanted.values_mut() {
         file.source_code_info = None;
     }
-    assert!(wanted.len() >= 5, "what they import is among them");
+    assert!(wanted.len() >= 5, "the imports are among them");
     let ask = |name: &String| ServerReflectionRequest {
         message_request: Some(MessageRequest::FileByFilename(name.clone())),
         ..Default::default()
@@ -132,7 +131,7 @@ fn assert_files(files: &[impl AsRef<[u8]>]) {
 }
 
 #[tokio::test]
-async fn m16_health_knows_the_daemon_and_both_services() {
+async fn m16_health_answers_for_the_daemon_and_both_services() {
     let daemon = Daemon::start();
     let mut health = HealthClient::new(daemon.channel().await);
     for name in ["", "sagad.v1.SagaService", "sagad.v1.AdminService"] {
@@ -182,7 +181,7 @@ async fn m15_one_thread_writes_the_store() {
     daemon.terminate().await;
     let lines = strace::lines(&trace, pid);
     let writes: Vec<_> = lines[served..].iter().filter(|line| line.contains("/sagad.db")).collect();
-    assert!(writes.len() > 10, "the trace shows writes");
+    assert!(writes.len() > 10, "the trace has writes");
     for line in writes {
         assert!(line.starts_with(&format!("{writer} ")), "another thread than {writer} wrote: {line}");
     }
@@ -197,14 +196,14 @@ fn thread_named(pid: rustix::process::Pid, name: &str) -> String {
     named[0].file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-/// Runs a client's command and returns how it ended and what it said.
+/// Runs a client command; returns its exit code and output.
 fn client(server: &str, words: &[&str]) -> (Option<i32>, String) {
     let output = binary::sagad().args(["--server", server]).args(words).output().unwrap();
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
 #[tokio::test]
-async fn a_name_is_listened_on_at_all_of_its_addresses() {
+async fn a_host_name_is_listened_on_at_all_of_its_addresses() {
     let own = tempfile::tempdir().unwrap();
     let launch = Launch { listen: "localhost:0".into(), ..Launch::on(own.path()) };
     let mut process = launch.spawn();
@@ -216,7 +215,7 @@ async fn a_name_is_listened_on_at_all_of_its_addresses() {
         all.lines().next().unwrap().trim_matches('"').split(", ").map(|address| address.parse().unwrap()).collect();
     assert_eq!(all[0], first);
     for address in &all[1..] {
-        assert_eq!(process.address(), Some(*address), "a line for each");
+        assert_eq!(process.address(), Some(*address), "a line for each address");
     }
     assert!(all.iter().any(std::net::SocketAddr::is_ipv4) && all.iter().all(|address| address.port() == first.port()));
     for address in &all {
@@ -226,14 +225,14 @@ async fn a_name_is_listened_on_at_all_of_its_addresses() {
     assert_eq!(client(&format!("http://localhost:{}", first.port()), &["health"]).0, Some(0));
     process.signal(rustix::process::Signal::TERM);
     assert_eq!(process.end().await.0.code(), Some(0));
-    // What a name stands for is not known before the start: it is taken for an address that others reach.
+    // The addresses of a host name are not known before the start, so it counts as public.
     let exposed = Launch { listen: "coordinator.example:0".into(), ..Launch::on(own.path()) };
     let (status, log) = exposed.spawn().end().await;
     assert!(status.code() == Some(2) && log.contains("coordinator.example:0") && log.contains("--insecure"), "{log}");
 }
 
 #[tokio::test]
-async fn a_socket_in_the_file_system_is_for_its_user_and_goes_with_the_daemon() {
+async fn a_unix_socket_is_for_its_user_alone_and_removed_at_shutdown() {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     let own = tempfile::tempdir().unwrap();
     let path = own.path().join("sagad.sock");
@@ -250,12 +249,12 @@ async fn a_socket_in_the_file_system_is_for_its_user_and_goes_with_the_daemon() 
     let script = format!("echo $SAGAD_SERVER >{}", seen.display());
     let (code, said) = client(&named, &["work", "--queue", "default", "--drain", "--", "sh", "-c", &script]);
     assert_eq!((code, std::fs::read_to_string(&seen).unwrap().trim()), (Some(0), named.as_str()), "{said}");
-    // A second daemon does not take it away.
+    // A second daemon does not replace the socket.
     let second = Launch { listen: named.clone(), ..Launch::on(&own.path().join("other")) };
     let (status, log) = second.spawn().end().await;
     assert!(status.code() == Some(1) && log.contains("is in use by another process"), "{log}");
     assert_eq!(client(&named, &["health"]).0, Some(0));
-    // What a crash leaves is in nobody's way.
+    // A socket that was left by a crash is replaced.
     process.signal(rustix::process::Signal::KILL);
     process.end().await;
     assert!(path.symlink_metadata().is_ok());
@@ -266,8 +265,8 @@ async fn a_socket_in_the_file_system_is_for_its_user_and_goes_with_the_daemon() 
     assert_eq!(client(&named, &["get", "t"]).0, Some(0));
     process.signal(rustix::process::Signal::TERM);
     let (status, log) = process.end().await;
-    assert!(status.code() == Some(0) && path.symlink_metadata().is_err(), "it is removed at the end: {log}");
-    // A file that is no socket is left alone.
+    assert!(status.code() == Some(0) && path.symlink_metadata().is_err(), "the socket is removed at shutdown: {log}");
+    // A file that is not a socket is not touched.
     std::fs::write(&path, "mine").unwrap();
     let (status, log) = launch.spawn().end().await;
     assert!(status.code() == Some(1) && log.contains("is no socket") && log.contains("--listen"), "{log}");

@@ -1,4 +1,5 @@
-//! A worker's calls over one stream: each is its unary call, in the order in which they were sent, and none holds up others.
+//! `Session`: a worker's calls over one stream. Each does what its unary call does, they are executed in order, and none delays
+//! the others.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +12,7 @@ use crate::support::{
     *,
 };
 
-/// A `ClaimNext` that is held for so many seconds.
+/// A `ClaimNext` that waits for this many seconds.
 fn held_claim(queue: &str, seconds: u64) -> ClaimNextRequest {
     ClaimNextRequest {
         queues: vec![queue.into()],
@@ -22,7 +23,7 @@ fn held_claim(queue: &str, seconds: u64) -> ClaimNextRequest {
     }
 }
 
-/// The same call by itself, without what differs in any case.
+/// The same call as a unary call, without the fields that always differ.
 async fn unary(api: &Api, call: Call) -> Result<Outcome, Status> {
     macro_rules! calls {
         ($($kind:ident $rpc:ident,)*) => {
@@ -40,7 +41,7 @@ async fn unary(api: &Api, call: Call) -> Result<Outcome, Status> {
     }
 }
 
-/// What a saga is, without ids, tokens and times.
+/// A saga without ids, tokens and times.
 fn shape(outcome: Outcome) -> Saga {
     let saga = saga_of(outcome);
     Saga {
@@ -61,14 +62,14 @@ fn shape(outcome: Outcome) -> Saga {
 }
 
 #[tokio::test]
-async fn each_kind_of_item_is_its_unary_call() {
+async fn each_kind_of_item_does_what_its_unary_call_does() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let mut session = Session::open(&api).await;
     for task_id in ["s", "u"] {
         api.create_saga(create(task_id)).await.unwrap();
     }
-    // The life of a saga with all nine of them, over the session and by itself.
+    // The life of a saga with all nine kinds of items, over the session and by unary calls.
     let mut lives: BTreeMap<&str, Vec<Saga>> = BTreeMap::new();
     for task_id in ["s", "u"] {
         macro_rules! call {
@@ -88,7 +89,7 @@ async fn each_kind_of_item_is_its_unary_call() {
         call!(Call::RegisterCompensation(lease.register(&["a", "b"])));
         call!(Call::Release(lease.release()));
         let next = ClaimNextRequest { queues: vec!["default".into()], owner_id: "w".into(), ..Default::default() };
-        // The other one waits for its turn in the same queue.
+        // The other saga waits in the same queue.
         let parked = if task_id == "s" { Some(key(&api.claim(claim("u", "x", 60_000)).await.unwrap())) } else { None };
         let lease = key(&saga_of(call!(Call::ClaimNext(next))));
         if let Some(parked) = parked {
@@ -98,10 +99,10 @@ async fn each_kind_of_item_is_its_unary_call() {
         call!(Call::Fail(FailRequest { retryable: true, ..lease.fail("it broke") }));
         let failed = api.get(task_id).await;
         assert_eq!(failed.state(), SagaState::Failed);
-        // Another one is undone.
+        // Another saga is compensated.
         let undone = format!("{task_id}-undone");
         api.create_saga(held(&undone, &["a"])).await.unwrap();
-        let undo = ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(&undone, "w", 60_000) };
+        let undo = claim_undo(&undone, "w", 60_000);
         let lease = key(&saga_of(call!(Call::Claim(undo))));
         call!(Call::RecordCompensation(lease.record(1, CompensationOutcome::Done)));
         call!(Call::Compensate(lease.compensate()));
@@ -111,21 +112,21 @@ async fn each_kind_of_item_is_its_unary_call() {
         call!(Call::Complete(CompleteRequest { result: "fine".into(), ..lease.complete() }));
     }
     assert_eq!(lives["s"].len(), 10);
-    // The unary one was claimed once more, by another.
+    // The saga of the unary calls was claimed once more, by another owner.
     let attempts = |saga: &Saga| Saga { attempt: 0, ..saga.clone() };
     for (one, other) in lives["s"].iter().zip(&lives["u"]) {
         assert_eq!(attempts(one), attempts(other));
     }
     drop(session.items.take());
-    assert!(session.next().await.is_none(), "it ends when the client's side does");
+    assert!(session.next().await.is_none(), "the stream ends when the client closes its side");
 }
 
 #[tokio::test]
-async fn p12_an_items_error_is_that_of_the_unary_call_and_ends_nothing() {
+async fn p12_an_items_error_is_that_of_the_unary_call_and_the_session_continues() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let lease = key(&api.running("t", "w").await);
-    let thief = Key { owner_id: "thief".into(), ..lease.clone() };
+    let other_owner = Key { owner_id: "other".into(), ..lease.clone() };
     let mut session = Session::open(&api).await;
     let calls = [
         Call::Claim(ClaimRequest::default()),
@@ -134,7 +135,7 @@ async fn p12_an_items_error_is_that_of_the_unary_call_and_ends_nothing() {
         Call::ClaimNext(ClaimNextRequest { max_sagas: 101, request_id: "x".into(), ..Default::default() }),
         Call::Heartbeat(HeartbeatRequest { fencing_token: 1 << 53, ..Default::default() }),
         Call::Heartbeat(HeartbeatRequest { ttl: ms(100), ..lease.heartbeat() }),
-        Call::Heartbeat(thief.heartbeat()),
+        Call::Heartbeat(other_owner.heartbeat()),
         Call::RegisterCompensation(lease.register(&["k", ""])),
         Call::Fail(lease.fail("no record")),
         Call::RecordCompensation(lease.record(1, CompensationOutcome::Done)),
@@ -145,11 +146,11 @@ async fn p12_an_items_error_is_that_of_the_unary_call_and_ends_nothing() {
     for call in calls {
         let wanted = Problem::of(&unary(&api, call.clone()).await.unwrap_err());
         let told = Problem::of(&session.call(call.clone()).await.unwrap_err());
-        // When to come again is a moment sooner.
+        // The retry delays differ by the time between the calls.
         let without_retry = |problem: &Problem| Problem { retry: None, ..problem.clone() };
         assert_eq!(without_retry(&told), without_retry(&wanted), "{call:?}");
     }
-    // What only an item can be.
+    // Errors that only an item can have.
     let call_id = session.send_as(SessionRequest { call_id: -7, ..Default::default() }).await;
     let (answered, result) = session.next().await.unwrap();
     assert_eq!((answered, result.refused().fields), (call_id, vec!["call".to_owned()]));
@@ -158,13 +159,13 @@ async fn p12_an_items_error_is_that_of_the_unary_call_and_ends_nothing() {
     session.send_as(item).await;
     let (answered, result) = session.next().await.unwrap();
     assert_eq!((answered, result.refused().fields), (0, vec!["timeout".to_owned()]));
-    // Neither the stream nor the lease minds.
+    // Stream and lease are not affected.
     session.call(Call::Heartbeat(lease.heartbeat())).await.unwrap();
     session.call(Call::Complete(lease.complete())).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_held_claim_next_holds_up_nothing_and_is_answered_when_there_is_work() {
+async fn a_held_claim_next_delays_no_other_item_and_is_answered_when_there_is_work() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let lease = key(&api.running("t", "w").await);
@@ -179,11 +180,11 @@ async fn a_held_claim_next_holds_up_nothing_and_is_answered_when_there_is_work()
     let Ok(Outcome::ClaimNext(claimed)) = claimed else { panic!("{claimed:?}") };
     assert_eq!((call_id, claimed.sagas[0].task_id.as_str()), (waiting, "late"));
     let waited = claimed.waited.unwrap();
-    assert!(waited.seconds > 0 || waited.nanos > 0, "how long it was held is told");
+    assert!(waited.seconds > 0 || waited.nanos > 0, "the answer has how long it was held");
 }
 
 #[tokio::test]
-async fn items_are_judged_in_the_order_in_which_they_were_sent() {
+async fn items_are_executed_in_the_order_in_which_they_were_sent() {
     const SAGAS: usize = 60;
     let daemon = Daemon::start();
     let api = daemon.api().await;
@@ -192,10 +193,10 @@ async fn items_are_judged_in_the_order_in_which_they_were_sent() {
     for n in 0..SAGAS {
         leases.push(key(&api.running(&format!("t-{n}"), "w").await));
     }
-    // All at once, and none waits for the one before: each is right only behind it.
+    // All are sent at once; each is valid only after the one before it.
     let mut wanted = BTreeMap::new();
     for lease in &leases {
-        let compensate = ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(&lease.task_id, "x", 1000) };
+        let compensate = claim_undo(&lease.task_id, "x", 1000);
         let steps = [
             (Call::RegisterCompensation(lease.register(&["k"])), None),
             (Call::Heartbeat(HeartbeatRequest { progress: Some("1".into()), ..lease.heartbeat() }), None),
@@ -230,7 +231,7 @@ async fn items_are_judged_in_the_order_in_which_they_were_sent() {
 }
 
 #[tokio::test]
-async fn a_request_id_is_one_and_the_same_over_a_session_and_by_itself() {
+async fn a_request_id_counts_for_sessions_and_unary_calls_alike() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     for task_id in ["a", "b", "c"] {
@@ -239,19 +240,19 @@ async fn a_request_id_is_one_and_the_same_over_a_session_and_by_itself() {
     let next = |name: &str| ClaimNextRequest { wait: None, request_id: named(name), ..held_claim("default", 0) };
     let mut session = Session::open(&api).await;
     let first = key(&saga_of(session.call(Call::ClaimNext(next("one"))).await.unwrap()));
-    // The stream breaks, and the answer with it.
+    // The stream is dropped before the answer arrives.
     drop(session);
     let again = unary(&api, Call::ClaimNext(next("one"))).await.unwrap();
     assert_eq!(key(&saga_of(again)).fencing_token, first.fencing_token);
     let mut session = Session::open(&api).await;
     let again = session.call(Call::ClaimNext(next("one"))).await.unwrap();
     assert_eq!(key(&saga_of(again)).task_id, first.task_id);
-    // With a longer wait it is the same request, too.
+    // A longer wait does not make it another request.
     let longer = ClaimNextRequest { wait: secs(30), ..next("one") };
     assert_eq!(key(&saga_of(session.call(Call::ClaimNext(longer)).await.unwrap())).task_id, first.task_id);
     let other = ClaimNextRequest { max_sagas: 2, ..next("one") };
     assert_eq!(session.call(Call::ClaimNext(other)).await.reason(), "REQUEST_ID_REUSED");
-    // And the other way round.
+    // The same for a unary call that is repeated over the session.
     let done = CompleteRequest { request_id: named("two"), ..first.complete() };
     unary(&api, Call::Complete(done.clone())).await.unwrap();
     session.call(Call::Complete(done.clone())).await.unwrap();
@@ -260,7 +261,7 @@ async fn a_request_id_is_one_and_the_same_over_a_session_and_by_itself() {
 }
 
 #[tokio::test]
-async fn p10_no_more_is_read_than_may_be_under_way() {
+async fn p10_a_session_reads_no_more_items_than_max_session_calls() {
     let daemon = Daemon::start_with(&["--max-session-calls", "4"]);
     let api = daemon.api().await;
     let lease = key(&api.running("t", "w").await);
@@ -275,13 +276,13 @@ async fn p10_no_more_is_read_than_may_be_under_way() {
     api.create_saga(CreateSagaRequest { queue: "later".into(), ..create("late") }).await.unwrap();
     let (claimed, _) = session.next().await.unwrap();
     assert!(waiting.contains(&claimed));
-    assert_eq!(session.next().await.unwrap().0, beat, "there is a place for it now");
-    // Another session of the same worker has places of its own.
+    assert_eq!(session.next().await.unwrap().0, beat, "it is read now");
+    // Another session of the same worker has its own limit.
     Session::open(&api).await.call(Call::Heartbeat(lease.heartbeat())).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_wait_ends_before_the_items_deadline_and_before_the_streams() {
+async fn a_wait_ends_before_the_deadlines_of_the_item_and_the_stream() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let mut session = Session::open(&api).await;
@@ -290,8 +291,8 @@ async fn a_wait_ends_before_the_items_deadline_and_before_the_streams() {
     session.send_as(SessionRequest { call_id: 1, call: held(), timeout: ms(400) }).await;
     session.next().await.unwrap().1.unwrap();
     let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(300) && took < PATIENCE / 2, "{took:?}");
-    // The stream's own deadline, for an item that has none.
+    assert!(took >= Duration::from_millis(300) && took < WAIT_MAX / 2, "{took:?}");
+    // The stream's own deadline applies to an item without one.
     let items = [SessionRequest { call_id: 1, call: held(), timeout: secs(30) }];
     let mut request = Request::new(futures::stream::iter(items));
     request.set_timeout(Duration::from_millis(900));
@@ -311,7 +312,7 @@ async fn m4_a_lease_does_not_depend_on_a_session() {
     let mut session = Session::open(&api).await;
     let saga = saga_of(session.call(Call::Claim(claim("t", "w", 60_000))).await.unwrap());
     session.call(Call::Heartbeat(key(&saga).heartbeat())).await.unwrap();
-    // A claim that is held goes with its stream; the lease does not.
+    // A held claim ends with its stream; a lease does not.
     session.send(Call::ClaimNext(held_claim("later", 60))).await;
     eventually("one claim is held", || async { (looker.stats().await.waiting == 1).then_some(()) }).await;
     let lease = looker.get("t").await.lease;
@@ -319,7 +320,7 @@ async fn m4_a_lease_does_not_depend_on_a_session() {
     drop(api);
     looker.create_saga(CreateSagaRequest { queue: "later".into(), ..create("late") }).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(looker.get("late").await.state(), SagaState::Planned, "nobody was there to take it");
+    assert_eq!(looker.get("late").await.state(), SagaState::Planned, "the cancelled claim did not get it");
     let after = looker.get("t").await;
     assert_eq!((&after.lease, after.stale, after.state()), (&lease, false, SagaState::Running));
     assert_eq!(looker.claim(claim("t", "other", 1000)).await.reason(), "LEASE_HELD");
@@ -327,7 +328,7 @@ async fn m4_a_lease_does_not_depend_on_a_session() {
 }
 
 #[tokio::test]
-async fn m4_what_a_killed_process_held_by_its_sessions_stays_held() {
+async fn m4_leases_claimed_over_a_session_outlive_a_killed_process() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let server = format!("http://{}", daemon.address());
@@ -354,7 +355,7 @@ async fn m4_what_a_killed_process_held_by_its_sessions_stays_held() {
     eventually("it holds leases", || async { (running().await.len() > 8).then_some(()) }).await;
     bench.kill().unwrap();
     bench.wait().unwrap();
-    // What was on its way may still arrive.
+    // Calls that were on their way may still be executed.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let left = running().await;
     assert!(!left.is_empty());
@@ -365,11 +366,11 @@ async fn m4_what_a_killed_process_held_by_its_sessions_stays_held() {
 }
 
 #[tokio::test]
-async fn p10_items_count_among_all_calls() {
+async fn p10_session_items_count_towards_max_calls() {
     let daemon = Daemon::start_with(&["--max-calls", "8"]);
     let api = daemon.api().await;
     let mut session = Session::open(&api).await;
-    // The session is a call itself, and each item one more.
+    // The session counts as a call, and each item as one more.
     for _ in 0..20 {
         session.send(Call::ClaimNext(held_claim("empty", 2))).await;
     }
@@ -385,14 +386,14 @@ async fn p10_items_count_among_all_calls() {
         }
     }
     assert_eq!(held, 7);
-    // Their places are free again.
+    // They no longer count.
     api.create_saga(create("t")).await.unwrap();
     session.call(Call::Claim(claim("t", "w", 60_000))).await.unwrap();
 }
 
-/// What was taken up is answered, and what has no answer never happened.
+/// Every item that was executed is answered; an item without an answer was not executed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p11_a_session_is_answered_before_the_daemon_ends() {
+async fn p11_session_items_are_answered_before_the_daemon_ends() {
     const SAGAS: usize = 400;
     let mut daemon = Daemon::start();
     let api = daemon.api().await;
@@ -412,7 +413,7 @@ async fn p11_a_session_is_answered_before_the_daemon_ends() {
                 if items.send(SessionRequest { call_id: 1000 + n as i64, call, timeout: None }).await.is_err() {
                     return;
                 }
-                // So that it ends in the middle.
+                // A moment, so that the daemon ends while items are executed.
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }
@@ -426,14 +427,14 @@ async fn p11_a_session_is_answered_before_the_daemon_ends() {
     let end = loop {
         match session.try_next().await {
             Ok(answer) => {
-                let (call_id, result) = answer.expect("it does not end well");
+                let (call_id, result) = answer.expect("it ends with an error");
                 assert!(answered.insert(call_id, result).is_none(), "{call_id} is answered once");
             }
             Err(status) => break status,
         }
     };
     assert_eq!(Problem::of(&end).reason, "SHUTTING_DOWN");
-    assert_eq!(answered.remove(&waiting).expect("what is held is answered, too").reason(), "SHUTTING_DOWN");
+    assert_eq!(answered.remove(&waiting).expect("a held claim is answered, too").reason(), "SHUTTING_DOWN");
     sender.abort();
     let (status, log) = daemon.process().end().await;
     assert_eq!(status.code(), Some(0), "{log}");
@@ -446,40 +447,40 @@ async fn p11_a_session_is_answered_before_the_daemon_ends() {
             Some(result) => assert_eq!(result.is_ok(), completed, "{n}: {result:?}"),
             None => {
                 unanswered += 1;
-                assert!(!completed, "{n} was carried out, and not answered");
+                assert!(!completed, "{n} was executed and not answered");
             }
         }
     }
     assert!(unanswered > 0 && unanswered < SAGAS, "{unanswered}");
 }
 
-/// The Rust client's calls, over restarts of the daemon.
+/// Calls of the Rust client over restarts of the daemon.
 #[tokio::test]
-async fn the_rust_client_has_one_session_and_opens_another_when_it_ends() {
+async fn the_rust_client_uses_one_session_and_reopens_it_after_it_ends() {
     let mut daemon = Daemon::start_with(&["--log", "sagad=debug", "--restart-grace", "0s"]);
     let api = daemon.api().await;
-    let client = sagad::client::Client::new(&format!("http://{}", daemon.address()), PATIENCE).unwrap();
+    let client = sagad::client::Client::new(&format!("http://{}", daemon.address()), WAIT_MAX).unwrap();
     for task_id in ["a", "b"] {
         api.create_saga(create(task_id)).await.unwrap();
     }
-    let claimed = client.ask(claim("a", "w", 60_000), PATIENCE).await.unwrap().saga.unwrap();
+    let claimed = client.ask(claim("a", "w", 60_000), WAIT_MAX).await.unwrap().saga.unwrap();
     let lease = key(&claimed);
-    let beats = (0..50).map(|_| client.ask(lease.heartbeat(), PATIENCE));
+    let beats = (0..50).map(|_| client.ask(lease.heartbeat(), WAIT_MAX));
     for beat in futures::future::join_all(beats).await {
         assert_eq!(beat.unwrap().directive(), Directive::Continue);
     }
-    let refused = client.ask(claim("a", "other", 60_000), PATIENCE).await;
+    let refused = client.ask(claim("a", "other", 60_000), WAIT_MAX).await;
     assert_eq!(refused.refused().fact("owner_id"), "w");
-    // Its end is told once it has ended.
+    // A session is logged when it ends.
     daemon.tell_to_end();
     let (_, log) = daemon.process().end().await;
     let sessions = log.lines().filter(|line| line.contains("SagaService/Session") && line.contains("call")).count();
     assert_eq!(sessions, 1, "{log}");
-    // What fails now is told as what it is, and another session is opened when the daemon is back.
+    // A call fails while the daemon is down, and another session is opened when it is back.
     let gone = client.ask(lease.heartbeat(), Duration::from_millis(300)).await.unwrap_err();
     assert_ne!(sagad::client::StatusDetails::from(&gone).happened, sagad::client::CallEffect::Refused, "{gone:?}");
     daemon.start_again();
-    let done = eventually("it is back", || async { client.ask(lease.complete(), PATIENCE).await.ok() }).await;
+    let done = eventually("it is back", || async { client.ask(lease.complete(), WAIT_MAX).await.ok() }).await;
     assert_eq!(done.saga.unwrap().state(), SagaState::Completed);
     drop(client);
     eventually("the session ends with its client", || async {
@@ -489,7 +490,7 @@ async fn the_rust_client_has_one_session_and_opens_another_when_it_ends() {
 }
 
 #[tokio::test]
-async fn m13_a_worker_that_is_killed_leaves_its_lease_until_the_ttl() {
+async fn m13_the_lease_of_a_killed_worker_lasts_until_its_expiry() {
     let daemon = Daemon::start_with(&["--log", "sagad=debug"]);
     let api = daemon.api().await;
     api.create_saga(create("t")).await.unwrap();
@@ -509,12 +510,12 @@ async fn m13_a_worker_that_is_killed_leaves_its_lease_until_the_ttl() {
     assert!(daemon.log().contains("opened rpc=\"Session\""), "{}", daemon.log());
     worker.kill().unwrap();
     worker.wait().unwrap();
-    // A heartbeat that was on its way may still have come.
+    // A heartbeat that was on its way may still be executed.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let expiry = micros(api.get("t").await.lease.unwrap().expire_time.as_ref());
     assert_eq!(api.claim(claim("t", "other", 1000)).await.reason(), "LEASE_HELD");
     let stale = api.until_stale("t").await;
-    assert_eq!(micros(stale.lease.unwrap().expire_time.as_ref()), expiry, "nobody extended it");
+    assert_eq!(micros(stale.lease.unwrap().expire_time.as_ref()), expiry, "the lease was not extended");
     let told = api.history("t").await.pop().unwrap();
     let late = micros(told.time.as_ref()) - expiry;
     assert!((0..1_000_000).contains(&late), "{late} us after the lease's end");

@@ -1,4 +1,4 @@
-//! What is over is over.
+//! A terminal saga does not change.
 
 use std::pin::Pin;
 
@@ -9,8 +9,8 @@ use tonic::Status;
 
 use crate::support::*;
 
-/// A call, and the reason of its refusal.
-type Outcome = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+/// A call that was not sent yet, and the reason of its refusal.
+type PendingCall = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Ends a new saga in each way; returns its last lease.
 async fn ended(api: &Api, state: SagaState) -> Key {
@@ -40,7 +40,7 @@ async fn compensated(api: &Api, saga: &Saga) -> Saga {
     api.compensate(key(&undoing).compensate()).await.unwrap()
 }
 
-fn call<F>(name: &str, future: F) -> (String, Outcome)
+fn call<F>(name: &str, future: F) -> (String, PendingCall)
 where
     F: Future<Output = Result<Saga, Status>> + Send + 'static,
 {
@@ -56,8 +56,8 @@ macro_rules! calls {
     };
 }
 
-/// Every changing rpc by its holder, but repeats of what ended it.
-fn by_the_holder(api: &Api, key: &Key, state: SagaState) -> Vec<(String, Outcome)> {
+/// Every changing rpc of its last holder, except repeats of the call that ended it.
+fn by_the_holder(api: &Api, key: &Key, state: SagaState) -> Vec<(String, PendingCall)> {
     let done = CompensationOutcome::Done;
     let failed = CompensationOutcome::Failed;
     let mut calls = calls!(api,
@@ -85,8 +85,8 @@ fn by_the_holder(api: &Api, key: &Key, state: SagaState) -> Vec<(String, Outcome
     calls
 }
 
-/// Every changing rpc by anybody.
-fn by_others(api: &Api, task_id: &str) -> Vec<(String, Outcome)> {
+/// Every changing rpc without a lease.
+fn by_others(api: &Api, task_id: &str) -> Vec<(String, PendingCall)> {
     let (task_id, actor, reason) = (task_id.to_owned(), "ada".to_owned(), "why".to_owned());
     let decide = |decision: RecoveryDecision, validate_only| RecoverRequest {
         task_id: task_id.clone(),
@@ -119,7 +119,7 @@ fn by_others(api: &Api, task_id: &str) -> Vec<(String, Outcome)> {
     };
     let dispatch =
         DispatchRequest { task_id: task_id.clone(), assignee: "w".into(), actor: actor.clone(), ..Default::default() };
-    let undo = ClaimRequest { purpose: LeasePurpose::Compensate.into(), ..claim(&task_id, "w", 1000) };
+    let undo = claim_undo(&task_id, "w", 1000);
     calls!(api,
         "Claim EXECUTE" => claim(claim(&task_id, "w", 1000)),
         "Claim COMPENSATE" => claim(undo),
@@ -169,15 +169,15 @@ async fn m6_a_terminal_saga_refuses_every_change_by_every_path() {
                 max_sagas: 100,
                 ..Default::default()
             };
-            assert_eq!(api.claim_next(request).await.unwrap(), [], "ClaimNext hands it out");
+            assert_eq!(api.claim_next(request).await.unwrap(), [], "ClaimNext returns it");
         }
         assert_eq!(api.get(&key.task_id).await.encode_to_vec(), before);
-        assert_eq!(api.history(&key.task_id).await, history, "nothing was written to the history");
+        assert_eq!(api.history(&key.task_id).await, history, "the history is unchanged");
     }
 }
 
 #[tokio::test]
-async fn m6_a_repeat_of_what_ended_it_is_accepted_and_changes_nothing() {
+async fn m6_repeating_the_call_that_ended_a_saga_is_accepted_and_changes_nothing() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     for state in [SagaState::Completed, SagaState::Failed, SagaState::Compensated, SagaState::Quarantined] {
@@ -192,16 +192,16 @@ async fn m6_a_repeat_of_what_ended_it_is_accepted_and_changes_nothing() {
         assert_eq!(again.unwrap(), before);
         assert_eq!(api.get(&key.task_id).await, before);
 
-        // Not by another lease, nor by another owner.
-        let zombie = Key { fencing_token: key.fencing_token - 1, ..key.clone() };
-        assert_eq!(api.complete(zombie.complete()).await.reason(), "LEASE_SUPERSEDED");
-        let thief = Key { owner_id: "thief".into(), ..key.clone() };
-        assert_eq!(api.complete(thief.complete()).await.reason(), "NOT_OWNER");
+        // Another lease or another owner can't repeat it.
+        let earlier = Key { fencing_token: key.fencing_token - 1, ..key.clone() };
+        assert_eq!(api.complete(earlier.complete()).await.reason(), "LEASE_SUPERSEDED");
+        let other_owner = Key { owner_id: "other".into(), ..key.clone() };
+        assert_eq!(api.complete(other_owner.complete()).await.reason(), "NOT_OWNER");
     }
 }
 
 #[tokio::test]
-async fn m6_a_claim_repeated_by_its_request_id_does_not_wake_the_dead() {
+async fn m6_a_repeated_claim_of_a_terminal_saga_is_refused() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     api.create_saga(create("t")).await.unwrap();

@@ -1,10 +1,10 @@
-//! `WatchStale`: snapshots, what follows them, and how soon.
+//! `WatchStale`: snapshots, the changes after them, and their delay.
 
 use std::time::Duration;
 
 use sagad::proto::{watch_stale_response::Item, *};
 
-use super::follow::{Seen, stale};
+use super::resuming_watcher::{WatchedItem, stale};
 use crate::support::*;
 
 fn snapshot() -> WatchStaleRequest {
@@ -15,12 +15,12 @@ fn after(revision: i64) -> WatchStaleRequest {
     WatchStaleRequest { after_revision: Some(revision), ..Default::default() }
 }
 
-/// The next answer of a stream that goes on.
+/// The next answer of a stream that must not end.
 async fn next(stream: &mut tonic::Streaming<WatchStaleResponse>) -> WatchStaleResponse {
-    tokio::time::timeout(PATIENCE, stream.message()).await.expect("it goes on").unwrap().expect("it does not end")
+    tokio::time::timeout(WAIT_MAX, stream.message()).await.expect("an answer comes").unwrap().expect("it does not end")
 }
 
-/// So many stale sagas; returns the revisions of their lease_expired events, in order.
+/// Creates stale sagas; returns the revisions of their lease_expired events, in order.
 async fn stale_sagas(api: &Api, count: usize) -> Vec<i64> {
     let requests =
         (0..count).map(|i| CreateSagaRequest { priority: -(i as i32), ..create(&format!("t-{i}")) }).collect();
@@ -42,7 +42,7 @@ async fn stale_sagas(api: &Api, count: usize) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn p7_a_snapshot_a_bookmark_and_then_what_happens() {
+async fn p7_watch_stale_sends_a_snapshot_then_a_bookmark_then_changes() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let revisions = stale_sagas(&api, 20).await;
@@ -50,9 +50,9 @@ async fn p7_a_snapshot_a_bookmark_and_then_what_happens() {
     for revision in &revisions {
         let answer = next(&mut stream).await;
         let Some(Item::Stale(item)) = &answer.item else { panic!("{answer:?}") };
-        assert_eq!(answer.revision, *revision, "in order of their lease_expired");
+        assert_eq!(answer.revision, *revision, "in order of the lease_expired events");
         let saga = api.get(&item.task_id).await;
-        assert_eq!(item.saga.as_ref(), Some(&saga), "the saga as it is now");
+        assert_eq!(item.saga.as_ref(), Some(&saga), "the present saga");
         let lease = saga.lease.unwrap();
         assert_eq!((item.fencing_token, &item.expire_time), (lease.fencing_token, &lease.expire_time));
         assert_eq!((item.owner_id.as_str(), item.cause()), ("w", StaleCause::Ttl));
@@ -85,7 +85,7 @@ async fn p7_snapshot_only_ends_and_can_be_resumed_from_anywhere_in_it() {
     assert_eq!(bookmark.item, Some(Item::Bookmark(Bookmark { snapshot_end: true })));
     assert_eq!(seen.iter().map(|answer| answer.revision).collect::<Vec<_>>(), revisions);
 
-    // What happens between the cut and the resuming is not missed either.
+    // Changes between disconnecting and resuming are sent, too.
     let resolved = api.claim(claim("t-0", "other", 60_000)).await.unwrap();
     for cut in [0, 1, 13, 19] {
         let mut rest = api.watch_stale(after(revisions[cut])).await.unwrap();
@@ -113,7 +113,7 @@ async fn p7_an_empty_store_has_an_empty_snapshot() {
 }
 
 #[tokio::test]
-async fn p7_by_queue_and_by_what_ended_the_lease() {
+async fn p7_watch_stale_selects_by_queue_and_by_cause() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let mut live = api.watch_stale(WatchStaleRequest { queues: vec!["b".into()], ..Default::default() }).await.unwrap();
@@ -152,7 +152,7 @@ async fn p7_by_queue_and_by_what_ended_the_lease() {
 }
 
 #[tokio::test]
-async fn p7_every_way_out_of_staleness_is_told() {
+async fn p7_watch_stale_reports_every_way_of_resolving_a_stale_saga() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let decide = |task_id: &str, decision: RecoveryDecision| RecoverRequest {
@@ -182,13 +182,13 @@ async fn p7_every_way_out_of_staleness_is_told() {
         "resolved parked Terminal",
         "resolved done Terminal",
     ] {
-        let Seen { what, .. } = stale(&next(&mut stream).await);
+        let WatchedItem { what, .. } = stale(&next(&mut stream).await);
         assert_eq!(what, expected);
     }
 }
 
 #[tokio::test]
-async fn p7_a_saga_that_moved_on_is_told_as_it_is_now() {
+async fn p7_watch_stale_sends_the_saga_in_its_present_state() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let stale = api.stale(create("t"), "w").await;
@@ -202,7 +202,7 @@ async fn p7_a_saga_that_moved_on_is_told_as_it_is_now() {
 }
 
 #[tokio::test]
-async fn p7_a_watcher_without_news_gets_a_bookmark_every_ten_seconds() {
+async fn p7_a_watcher_without_items_gets_a_bookmark_every_ten_seconds() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let queues = || vec!["quiet".into()];
@@ -212,7 +212,7 @@ async fn p7_a_watcher_without_news_gets_a_bookmark_every_ten_seconds() {
     let mut events = api.watch_events(request).await.unwrap();
     events.message().await.unwrap().unwrap();
     let begun = now();
-    // Others' events are no news for this one, but its bookmark may move past them.
+    // Events of other queues are not sent, but the bookmark may move past them.
     let busy = async {
         loop {
             api.create_saga(CreateSagaRequest::default()).await.unwrap();
@@ -227,14 +227,14 @@ async fn p7_a_watcher_without_news_gets_a_bookmark_every_ten_seconds() {
     let took = begun.elapsed();
     assert_eq!(stale.item, Some(Item::Bookmark(Bookmark { snapshot_end: false })));
     assert!(matches!(events.item, Some(watch_events_response::Item::Bookmark(_))));
-    assert!(stale.revision > 0 && events.revision > 0, "they move past what is not wanted");
+    assert!(stale.revision > 0 && events.revision > 0, "bookmarks move past events that are not selected");
     assert!(took < Duration::from_secs(12), "{took:?}");
     for revision in [stale.revision, events.revision] {
         api.watch_stale(after(revision)).await.unwrap();
     }
 }
 
-/// How late each of ten sagas was told to be stale, in microseconds, the middle one.
+/// The median delay in microseconds with which a watcher learned of ten stale sagas.
 async fn median_delay(api: &Api, series: usize) -> i64 {
     const SAGAS: u64 = 10;
     let mut stream = api.watch_stale(WatchStaleRequest::default()).await.unwrap();
@@ -255,18 +255,18 @@ async fn median_delay(api: &Api, series: usize) -> i64 {
     delays[delays.len() / 2]
 }
 
-/// The coordinator's clock. Asking takes time, too, so the delay is rather more than it was.
+/// The coordinator's clock. The call takes time, so the measured delay is at least the real one.
 async fn clock(api: &Api) -> i64 {
     let info = api.admin.clone().get_server_info(GetServerInfoRequest {}).await.unwrap().into_inner();
     micros(info.current_time.as_ref())
 }
 
 #[tokio::test]
-async fn p7_staleness_reaches_a_watcher_within_100_ms() {
+async fn p7_a_watcher_learns_of_a_stale_saga_within_100_ms() {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let mut medians = Vec::new();
-    // The promise is for an idle machine; this one may be anything but.
+    // The promise is for an idle machine, so one good series of several is enough.
     for series in 0..5 {
         medians.push(median_delay(&api, series).await);
         if medians[series] < 100_000 {

@@ -1,5 +1,5 @@
-//! Whoever has no credentials takes all connections, and opens new ones as soon as the daemon closes some. Those who have
-//! credentials get in nevertheless, and those who are in stay in.
+//! Attackers without credentials, or one principal, occupy all connections and open new ones as soon as the daemon closes some.
+//! Other clients with credentials can still connect, and open connections stay open.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -30,45 +30,45 @@ use tonic::transport::Endpoint;
 use super::sized;
 use crate::support::{
     daemon::Launch,
-    people::{Client, entry, token},
-    pki::{self, Ca, Pair},
+    pki::{self, Ca, CertAndKey},
+    principals::{TokenClient, entry, token},
     *,
 };
 
-/// Attacks take the whole machine.
+/// Attacks need the whole machine, so one test runs at a time.
 pub static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Places of the daemon.
+/// The daemon's limit of connections.
 const PLACES: usize = 128;
-/// How long a person may wait for a connection and the answer to a first call. It takes milliseconds; without the rules that
-/// are tested here it takes for ever.
+/// How long a connection and its first call may take. It takes milliseconds; without the rules that are tested here it never
+/// succeeds.
 const SOON: Duration = Duration::from_secs(3);
-/// Where the attack comes from.
+/// The attacker's address.
 const ATTACKER: [u8; 4] = [127, 0, 0, 66];
 
-/// What the port speaks.
+/// How clients connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
+pub enum Transport {
     Plain,
     Tls,
-    /// With certificates of clients.
+    /// TLS with client certificates.
     Mutual,
 }
 
-pub struct Site {
+pub struct AttackTarget {
     pub daemon: Daemon,
-    port: Port,
+    port: Transport,
     ca: Ca,
-    own: Pair,
+    own: CertAndKey,
     _directory: tempfile::TempDir,
 }
 
-impl Site {
-    pub fn start(port: Port) -> Self {
-        Site::logging(port, "warn")
+impl AttackTarget {
+    pub fn start(port: Transport) -> Self {
+        AttackTarget::logging(port, "warn")
     }
 
-    pub fn logging(port: Port, filter: &str) -> Self {
+    pub fn logging(port: Transport, filter: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = |name: &str| directory.path().join(name).display().to_string();
         let ca = Ca::new();
@@ -81,25 +81,25 @@ impl Site {
             format!("--max-connections={PLACES}"),
             format!("--log={filter}"),
         ];
-        if port != Port::Plain {
+        if port != Transport::Plain {
             args.extend([format!("--tls-cert={}", file("server.crt")), format!("--tls-key={}", file("server.key"))]);
         }
-        if port == Port::Mutual {
+        if port == Transport::Mutual {
             args.push(format!("--tls-client-ca={}", file("ca.crt")));
         }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let daemon = Launch::on(&directory.path().join("data")).args(&args).start();
         let own = ca.client("operator", "");
-        Site { daemon, port, ca, own, _directory: directory }
+        AttackTarget { daemon, port, ca, own, _directory: directory }
     }
 
-    /// A handshake without a certificate of one's own.
+    /// A connector without a client certificate.
     pub fn tls(&self) -> TlsConnector {
         self.connector(|config| config.with_no_client_auth())
     }
 
-    /// One with a certificate and those that are said to stand above it.
-    pub fn tls_with(&self, own: &Pair, others: &[String]) -> TlsConnector {
+    /// A connector with a client certificate and a chain of others.
+    pub fn tls_with(&self, own: &CertAndKey, others: &[String]) -> TlsConnector {
         let pems = std::iter::once(&own.cert).chain(others);
         let chain = pems.map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).collect();
         let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
@@ -125,21 +125,21 @@ impl Site {
     fn endpoint(&self, from: [u8; 4]) -> Endpoint {
         let address = self.daemon.address();
         let endpoint = match self.port {
-            Port::Plain => Endpoint::from_shared(format!("http://{address}")).unwrap(),
-            Port::Tls => pki::endpoint(address, &self.ca, None),
-            Port::Mutual => pki::endpoint(address, &self.ca, Some(&self.own)),
+            Transport::Plain => Endpoint::from_shared(format!("http://{address}")).unwrap(),
+            Transport::Tls => pki::endpoint(address, &self.ca, None),
+            Transport::Mutual => pki::endpoint(address, &self.ca, Some(&self.own)),
         };
         endpoint.local_address(Some(IpAddr::V4(Ipv4Addr::from(from))))
     }
 
-    /// A person's connection from an address, and a first call on it; how long both took. A connection that is lost before
-    /// its first call is made anew, as every client does.
-    pub async fn comes_in(&self, from: [u8; 4]) -> (Client, Duration) {
+    /// Connects from an address with credentials and makes a call; returns the time of both. Retries if the connection is
+    /// lost before its first call, as every client does.
+    pub async fn connect_and_call(&self, from: [u8; 4]) -> (TokenClient, Duration) {
         let begun = now();
         loop {
-            let left = SOON.checked_sub(begun.elapsed()).expect("a person with credentials gets in");
+            let left = SOON.checked_sub(begun.elapsed()).expect("a client with credentials can connect");
             let comes = async {
-                let client = Client::new(self.endpoint(from).connect().await.ok()?, Some(&token("operator")));
+                let client = TokenClient::new(self.endpoint(from).connect().await.ok()?, Some(&token("operator")));
                 let answer = client.clone().sagas.get_stats(GetStatsRequest {}).await;
                 answer.is_ok().then_some(client)
             };
@@ -150,27 +150,27 @@ impl Site {
     }
 }
 
-/// Connections that are kept and opened anew, without end, until this is dropped. How many were opened is counted.
+/// Keeps all connections open and opens closed ones again until it is dropped. Counts the opened connections.
 struct Attack {
     _tasks: JoinSet<()>,
     opened: Arc<AtomicU64>,
 }
 
 impl Attack {
-    /// `pause`: after each connection, once all places are taken.
-    fn begin(site: &Site, pause: Duration) -> Self {
-        let (opened, address, port) = (Arc::new(AtomicU64::new(0)), site.daemon.address(), site.port);
+    /// `pause`: after each connection, once all are occupied.
+    fn begin(target: &AttackTarget, pause: Duration) -> Self {
+        let (opened, address, port) = (Arc::new(AtomicU64::new(0)), target.daemon.address(), target.port);
         let mut tasks = JoinSet::new();
         for task in 0..2_u64 {
-            let (opened, tls) = (opened.clone(), site.tls());
+            let (opened, tls) = (opened.clone(), target.tls());
             tasks.spawn(async move {
-                let mut held: Vec<Held> = Vec::new();
+                let mut held: Vec<AttackConnection> = Vec::new();
                 let mut number = task;
                 loop {
                     if held.len() >= PLACES {
-                        // It keeps what it has; what the daemon closes is opened anew.
+                        // It keeps open connections and replaces closed ones.
                         tokio::time::sleep(pause).await;
-                        held.retain(Held::is_open);
+                        held.retain(AttackConnection::is_open);
                         if held.len() >= PLACES {
                             tokio::time::sleep(Duration::from_millis(1)).await;
                             continue;
@@ -178,10 +178,10 @@ impl Attack {
                     }
                     number += 1;
                     let one = match (port, number % 3) {
-                        // Handshakes are done.
-                        (Port::Plain, 0 | 1) => bare(address, GREETING).await,
-                        (Port::Tls, 0 | 1) => whole(address, &tls).await,
-                        // Nothing is ever said, or the beginning of a handshake.
+                        // With a complete handshake.
+                        (Transport::Plain, 0 | 1) => bare(address, GREETING).await,
+                        (Transport::Tls, 0 | 1) => whole(address, &tls).await,
+                        // Silent, or with the begin of a handshake.
                         (_, 2) => bare(address, &[]).await,
                         (_, _) => bare(address, &[0x16, 3, 1, 0, 200, 1, 0]).await,
                     };
@@ -193,24 +193,24 @@ impl Attack {
         Attack { _tasks: tasks, opened }
     }
 
-    /// Waits until all places were taken for some time.
-    async fn has_filled_it(&self) {
+    /// Waits until all connections have been occupied for some time.
+    async fn wait_until_full(&self) {
         let enough = || async { (self.opened.load(Relaxed) >= 2 * PLACES as u64).then_some(()) };
-        eventually("the attack has taken all places", enough).await;
+        eventually("the attack has occupied all connections", enough).await;
     }
 }
 
-/// What an attacker holds open.
-pub enum Held {
+/// A connection of the attacker.
+pub enum AttackConnection {
     Whole(Box<TlsStream<TcpStream>>),
     Bare(TcpStream),
 }
 
-impl Held {
+impl AttackConnection {
     fn is_open(&self) -> bool {
         let stream = match self {
-            Held::Whole(stream) => stream.get_ref().0,
-            Held::Bare(stream) => stream,
+            AttackConnection::Whole(stream) => stream.get_ref().0,
+            AttackConnection::Bare(stream) => stream,
         };
         let mut buffer = [0; 1024];
         loop {
@@ -232,74 +232,74 @@ async fn attackers_connection(address: SocketAddr) -> Option<TcpStream> {
     timeout(SOON, socket.connect(address)).await.ok()?.ok()
 }
 
-async fn bare(address: SocketAddr, begins: &[u8]) -> Option<Held> {
+async fn bare(address: SocketAddr, begins: &[u8]) -> Option<AttackConnection> {
     let mut stream = attackers_connection(address).await?;
     stream.write_all(begins).await.ok()?;
-    Some(Held::Bare(stream))
+    Some(AttackConnection::Bare(stream))
 }
 
-pub async fn whole(address: SocketAddr, tls: &TlsConnector) -> Option<Held> {
+pub async fn whole(address: SocketAddr, tls: &TlsConnector) -> Option<AttackConnection> {
     let stream = attackers_connection(address).await?;
     let name = ServerName::try_from("localhost").unwrap();
     let mut stream = timeout(Duration::from_secs(1), tls.connect(name, stream)).await.ok()?.ok()?;
     stream.write_all(GREETING).await.ok()?;
-    Some(Held::Whole(Box::new(stream)))
+    Some(AttackConnection::Whole(Box::new(stream)))
 }
 
-async fn nobody_is_kept_out(port: Port) {
+async fn others_can_connect(port: Transport) {
     let _alone = ALONE.lock().await;
-    let mut site = Site::start(port);
-    let (mut stays, _) = site.comes_in([127, 0, 0, 1]).await;
+    let mut target = AttackTarget::start(port);
+    let (mut stays, _) = target.connect_and_call([127, 0, 0, 1]).await;
     let mut watch = stays.sagas.watch_stale(WatchStaleRequest::default()).await.unwrap().into_inner();
     watch.message().await.unwrap();
 
-    let attack = Attack::begin(&site, Duration::ZERO);
-    attack.has_filled_it().await;
+    let attack = Attack::begin(&target, Duration::ZERO);
+    attack.wait_until_full().await;
     let mut slowest = Duration::ZERO;
     for _ in 0..sized(10, 100) {
-        let (_, took) = site.comes_in([127, 0, 0, 1]).await;
+        let (_, took) = target.connect_and_call([127, 0, 0, 1]).await;
         slowest = slowest.max(took);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    println!("{port:?}: {} connections of an attacker; slowest way in {slowest:?}", attack.opened.load(Relaxed));
+    println!("{port:?}: {} connections of an attacker; slowest connection {slowest:?}", attack.opened.load(Relaxed));
     drop(attack);
 
-    // From addresses of which no call came before, while the attack is not faster than a person is.
-    let attack = Attack::begin(&site, Duration::from_millis(10));
-    attack.has_filled_it().await;
+    // From addresses without an earlier call, against a slower attack.
+    let attack = Attack::begin(&target, Duration::from_millis(10));
+    attack.wait_until_full().await;
     for number in 0..sized(5, 50) {
-        let (_, took) = site.comes_in([127, 0, 1, number]).await;
-        println!("{port:?}: a new address was in after {took:?}");
+        let (_, took) = target.connect_and_call([127, 0, 1, number]).await;
+        println!("{port:?}: a new address connected after {took:?}");
     }
     drop(attack);
-    stays.sagas.get_stats(GetStatsRequest {}).await.expect("who is in stays in");
-    assert!(timeout(Duration::from_millis(100), watch.message()).await.is_err(), "and so do streams");
-    let log = site.daemon.terminate().await;
+    stays.sagas.get_stats(GetStatsRequest {}).await.expect("open connections stay open");
+    assert!(timeout(Duration::from_millis(100), watch.message()).await.is_err(), "open streams stay open");
+    let log = target.daemon.terminate().await;
     let told = log.matches("too many connections on which no authenticated call was made").count();
-    assert!((1..=5).contains(&told), "it is told, and not for each connection: {log}");
+    assert!((1..=5).contains(&told), "it is logged, but not for each connection: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p10_without_credentials_nobody_is_kept_out() {
-    nobody_is_kept_out(Port::Plain).await;
+async fn p10_clients_without_credentials_do_not_lock_others_out() {
+    others_can_connect(Transport::Plain).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p10_nor_with_tls() {
-    nobody_is_kept_out(Port::Tls).await;
+async fn p10_clients_without_credentials_do_not_lock_others_out_with_tls() {
+    others_can_connect(Transport::Tls).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p10_nor_with_certificates_of_clients() {
-    nobody_is_kept_out(Port::Mutual).await;
+async fn p10_clients_without_credentials_do_not_lock_others_out_with_client_certificates() {
+    others_can_connect(Transport::Mutual).await;
 }
 
-/// Credentials are no way to keep others out, either: with a call running on each connection, and more that are opened without end.
-async fn nobody_is_kept_out_by_a_principal(port: Port) {
+/// The same with credentials: a principal has a running call on each connection, and opens more without end.
+async fn others_can_connect_beside_a_principal(port: Transport) {
     let _alone = ALONE.lock().await;
-    let mut site = Site::start(port);
-    let (stays, _) = site.comes_in([127, 0, 0, 1]).await;
-    let endpoint = site.endpoint(ATTACKER);
+    let mut target = AttackTarget::start(port);
+    let (stays, _) = target.connect_and_call([127, 0, 0, 1]).await;
+    let endpoint = target.endpoint(ATTACKER);
     let mut attack = JoinSet::new();
     for _ in 0..2 {
         let endpoint = endpoint.clone();
@@ -307,7 +307,7 @@ async fn nobody_is_kept_out_by_a_principal(port: Port) {
             let mut held = std::collections::VecDeque::new();
             loop {
                 let Ok(channel) = endpoint.connect().await else { continue };
-                let mut client = Client::new(channel, Some(&token("greedy")));
+                let mut client = TokenClient::new(channel, Some(&token("greedy")));
                 if let Ok(watch) = client.sagas.watch_stale(WatchStaleRequest::default()).await {
                     held.push_back((client, watch));
                 }
@@ -317,26 +317,26 @@ async fn nobody_is_kept_out_by_a_principal(port: Port) {
             }
         });
     }
-    let full = || async { site.daemon.log().contains("greedy has most of them").then_some(()) };
+    let full = || async { target.daemon.log().contains("greedy has most of them").then_some(()) };
     eventually("it has taken all places", full).await;
     let (mut slowest, mut others) = (Duration::ZERO, Vec::new());
     for number in 0..sized(20, 60) {
-        let (client, took) = site.comes_in([127, 0, 1, number]).await;
+        let (client, took) = target.connect_and_call([127, 0, 1, number]).await;
         slowest = slowest.max(took);
         others.push(client);
     }
-    println!("{port:?}: beside a principal that takes all places: slowest way in {slowest:?}");
+    println!("{port:?}: beside a principal that occupies all connections: slowest connection {slowest:?}");
     attack.shutdown().await;
     for client in others.iter().chain([&stays]) {
-        client.clone().sagas.get_stats(GetStatsRequest {}).await.expect("who is in stays in");
+        client.clone().sagas.get_stats(GetStatsRequest {}).await.expect("open connections stay open");
     }
     drop((others, stays));
-    site.daemon.terminate().await;
+    target.daemon.terminate().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p10_with_credentials_nobody_keeps_others_out() {
-    for port in [Port::Plain, Port::Tls, Port::Mutual] {
-        nobody_is_kept_out_by_a_principal(port).await;
+async fn p10_one_principal_does_not_lock_others_out() {
+    for port in [Transport::Plain, Transport::Tls, Transport::Mutual] {
+        others_can_connect_beside_a_principal(port).await;
     }
 }

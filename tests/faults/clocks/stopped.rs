@@ -1,12 +1,15 @@
-//! A daemon that was stopped while leases stood, and came back when they were over.
+//! A daemon that is stopped until after the expiry of its leases.
 
 use std::time::Duration;
 
 use rustix::process::Signal;
 use sagad::proto::{watch_stale_response::Item, *};
 
-use super::{claim, heartbeat, micros, ran_out};
-use crate::support::{self, Launch, Sagas, reason};
+use super::{claim, expiry_time};
+use crate::{
+    disk::requests::heartbeat,
+    support::{self, Launch, Sagas, micros, reason},
+};
 
 const LEASES: usize = 12;
 
@@ -28,7 +31,7 @@ async fn claimed_at_once(sagas: &mut Sagas, seconds: i64) -> Vec<Saga> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p6_nobody_runs_out_when_a_stopped_daemon_comes_back() {
+async fn p6_no_lease_expires_at_once_when_a_stopped_daemon_continues() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let mut daemon = Launch::on(&data).arg("--restart-grace=8s").start();
@@ -38,17 +41,17 @@ async fn p6_nobody_runs_out_when_a_stopped_daemon_comes_back() {
     let held = claimed_at_once(&mut sagas, 3).await;
     daemon.signal(Signal::STOP);
     tokio::time::sleep(Duration::from_secs(5)).await;
-    // Heartbeats that were sent meanwhile wait in the socket.
+    // A heartbeat that is sent meanwhile waits in the socket.
     let mut early = sagas.clone();
     let first = held[0].clone();
     let waiting = tokio::spawn(async move { heartbeat(&mut early, &first).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
     daemon.signal(Signal::CONT);
     let back = support::now();
-    waiting.await.unwrap().expect("a heartbeat that waited is accepted");
+    waiting.await.unwrap().expect("a waiting heartbeat is accepted");
 
     for saga in &held[..LEASES / 2] {
-        let status = claim(&mut sagas, &saga.task_id, "other", 1000).await.expect_err("it is in its grace");
+        let status = claim(&mut sagas, &saga.task_id, "other", 1000).await.expect_err("the lease is in its grace");
         assert_eq!(reason(&status), "LEASE_HELD", "{status:?}");
         heartbeat(&mut sagas, saga).await.expect("a heartbeat is accepted in the grace");
     }
@@ -57,20 +60,20 @@ async fn p6_nobody_runs_out_when_a_stopped_daemon_comes_back() {
     assert!(listed.is_empty(), "sagas in grace are not stale: {}", listed.len());
     assert!(back.elapsed() < Duration::from_secs(7), "too slow to tell: {:?}", back.elapsed());
 
-    // Those that are renewed go on; the others run out, and not before the grace is over.
+    // Renewed leases stay valid; the others expire after the grace.
     while back.elapsed() < Duration::from_millis(10_500) {
         for saga in &held[..LEASES / 2] {
-            heartbeat(&mut sagas, saga).await.expect("it goes on");
+            heartbeat(&mut sagas, saga).await.expect("the lease stays valid");
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     for saga in &held[..LEASES / 2] {
-        assert_eq!(ran_out(&mut sagas, &saga.task_id).await, None, "{}", saga.task_id);
+        assert_eq!(expiry_time(&mut sagas, &saga.task_id).await, None, "{}", saga.task_id);
     }
     for saga in &held[LEASES / 2..] {
-        let over = ran_out(&mut sagas, &saga.task_id).await.expect("the grace is over");
-        let expiry = micros(saga.lease.as_ref().unwrap().expire_time.as_ref().unwrap());
-        // Stopped for 5.1 s of a lease of 3 s: 2 s after its expiry it was back, and gave 8 s of grace.
+        let over = expiry_time(&mut sagas, &saga.task_id).await.expect("the grace is over");
+        let expiry = micros(saga.lease.as_ref().unwrap().expire_time.as_ref());
+        // Stopped for 5.1 s of a lease of 3 s: the daemon returned 2 s after the expiry and gave 8 s of grace.
         assert!(over - expiry > 9_500_000, "{}: reported {} µs after its expiry", saga.task_id, over - expiry);
     }
     let mut reported = 0;
@@ -83,7 +86,7 @@ async fn p6_nobody_runs_out_when_a_stopped_daemon_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p6_nobody_runs_out_over_a_restart() {
+async fn p6_no_lease_expires_at_once_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let launch = Launch::on(&data).arg("--restart-grace=5s");
@@ -98,15 +101,15 @@ async fn p6_nobody_runs_out_over_a_restart() {
     let back = support::now();
     let mut sagas = support::sagas(address).await;
     for saga in &held {
-        let status = claim(&mut sagas, &saga.task_id, "other", 1000).await.expect_err("it is in its grace");
+        let status = claim(&mut sagas, &saga.task_id, "other", 1000).await.expect_err("the lease is in its grace");
         assert_eq!(reason(&status), "LEASE_HELD", "{status:?}");
     }
     heartbeat(&mut sagas, &held[0]).await.expect("a heartbeat is accepted in the grace");
     assert!(back.elapsed() < Duration::from_secs(5), "too slow to tell: {:?}", back.elapsed());
     tokio::time::sleep(Duration::from_millis(6000)).await;
     for saga in &held[1..] {
-        assert!(ran_out(&mut sagas, &saga.task_id).await.is_some(), "the grace is over, once");
-        claim(&mut sagas, &saga.task_id, "other", 1000).await.expect("another may have it");
+        assert!(expiry_time(&mut sagas, &saga.task_id).await.is_some(), "the grace is over, once");
+        claim(&mut sagas, &saga.task_id, "other", 1000).await.expect("another owner can claim it");
     }
     daemon.terminate().await;
     support::check(&data);

@@ -1,6 +1,6 @@
-//! A daemon that is suspended again and again while it writes: at whatever moment of a transaction that falls.
+//! A daemon that is suspended again and again while it writes, at random moments of its transactions.
 //!
-//!   SUSPENSIONS=n     how often (default 12)
+//!   SUSPENSIONS=n     the number of suspensions (default 12)
 
 use std::{
     sync::{
@@ -15,18 +15,21 @@ use rustix::process::Signal;
 use sagad::proto::*;
 use tokio::task::JoinSet;
 
-use super::{claim, claimed, heartbeat, ran_out};
-use crate::support::{self, Launch, Sagas, reason};
+use super::{claim, claimed, expiry_time};
+use crate::{
+    disk::requests::heartbeat,
+    support::{self, Launch, Sagas, number, reason},
+};
 
-/// Leases that are kept, each by a task of its own.
+/// Leases that are kept alive, each by its own task.
 const KEPT: usize = 16;
-/// Their length. A suspension lasts longer, so that all of them are over when it ends.
-const TTL_MS: i64 = 1000;
+/// Their length. A suspension lasts longer, so that all of them are past their expiry when it ends.
+const TTL_MS: u64 = 1000;
 const SUSPENDED: Duration = Duration::from_millis(1300);
-/// Clients that change something all the time.
+/// Clients that make changes all the time.
 const BUSY: usize = 8;
 
-/// Heartbeats as a worker would, and sooner: so that only the suspensions are longer than the lease.
+/// Sends heartbeats more often than a worker would, so that only suspensions exceed the lease.
 async fn keep(mut sagas: Sagas, saga: Saga, over: Arc<AtomicBool>) {
     while !over.load(SeqCst) {
         if let Err(status) = heartbeat(&mut sagas, &saga).await {
@@ -36,11 +39,11 @@ async fn keep(mut sagas: Sagas, saga: Saga, over: Arc<AtomicBool>) {
     }
 }
 
-/// Tries to take what is kept, without a pause: right after a return, too.
-async fn steal(mut sagas: Sagas, over: Arc<AtomicBool>) {
+/// Claims the kept sagas without a pause, also right after a return.
+async fn claim_all(mut sagas: Sagas, over: Arc<AtomicBool>) {
     while !over.load(SeqCst) {
         for number in 0..KEPT {
-            match claim(&mut sagas, &format!("kept-{number}"), "thief", TTL_MS).await {
+            match claim(&mut sagas, &format!("kept-{number}"), "other", TTL_MS).await {
                 Ok(saga) => panic!("{} was kept alive, and taken", saga.task_id),
                 Err(status) => assert_eq!(reason(&status), "LEASE_HELD", "{status:?}"),
             }
@@ -65,8 +68,8 @@ async fn create_and_create(mut sagas: Sagas, name: usize, over: Arc<AtomicBool>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p6_suspensions_under_load_cost_no_lease() {
-    let suspensions = std::env::var("SUSPENSIONS").map_or(12, |value| value.parse().expect("a number"));
+async fn p6_suspensions_under_load_lose_no_lease() {
+    let suspensions = number("SUSPENSIONS").unwrap_or(12);
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let mut daemon = Launch::on(&data).arg("--restart-grace=5s").start();
@@ -79,11 +82,11 @@ async fn p6_suspensions_under_load_cost_no_lease() {
         clients.spawn(keep(sagas.clone(), saga, over.clone()));
     }
     for name in 0..BUSY {
-        // Each on a connection of its own, so that what they send waits beside each other.
+        // Each on its own connection, so that their calls don't wait for each other.
         clients.spawn(create_and_create(support::sagas(address).await, name, over.clone(), made.clone()));
     }
     for _ in 0..2 {
-        clients.spawn(steal(support::sagas(address).await, over.clone()));
+        clients.spawn(claim_all(support::sagas(address).await, over.clone()));
     }
     for _ in 0..suspensions {
         let between = rand::rng().random_range(100..400);
@@ -91,7 +94,7 @@ async fn p6_suspensions_under_load_cost_no_lease() {
         daemon.signal(Signal::STOP);
         tokio::time::sleep(SUSPENDED).await;
         daemon.signal(Signal::CONT);
-        // What one of them found is the verdict.
+        // A failed task fails the test.
         if let Some(ended) = clients.try_join_next() {
             ended.unwrap();
         }
@@ -102,7 +105,7 @@ async fn p6_suspensions_under_load_cost_no_lease() {
         ended.unwrap();
     }
     for number in 0..KEPT {
-        assert_eq!(ran_out(&mut sagas, &format!("kept-{number}")).await, None, "kept-{number}");
+        assert_eq!(expiry_time(&mut sagas, &format!("kept-{number}")).await, None, "kept-{number}");
     }
     let noticed = daemon.log().matches("the coordinator was away").count();
     eprintln!("{suspensions} suspensions, {noticed} absences noticed, {} sagas made meanwhile", made.load(SeqCst));

@@ -1,4 +1,4 @@
-//! A backup while clients change things: consistent, and not in their way.
+//! Backups while clients make changes.
 
 use std::{
     fs,
@@ -16,12 +16,12 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use sagad::proto::{BatchCreateSagasRequest, CreateSagaRequest, GetStatsRequest};
 
-use super::small::{annotate, claim, create, get};
+use super::requests::{annotate, claim, create, get};
 use crate::support::{self, Launch, backup, binary, check, run};
 
 const CLIENTS: usize = 4;
 
-/// Changes sagas until told to stop; returns how long each change took.
+/// Makes changes until it is stopped; returns the time of each.
 async fn change(address: SocketAddr, number: usize, stop: Arc<AtomicBool>) -> Vec<Duration> {
     let mut sagas = support::sagas(address).await;
     let mut took = Vec::new();
@@ -42,7 +42,7 @@ async fn change(address: SocketAddr, number: usize, stop: Arc<AtomicBool>) -> Ve
     took
 }
 
-/// Lets all clients work while something else is done; returns its result and how long their changes took, in order.
+/// Runs something while all clients make changes; returns its result and the sorted times of the changes.
 async fn under_load<T>(address: SocketAddr, first: usize, work: impl Future<Output = T>) -> (T, Vec<Duration>) {
     let stop = Arc::new(AtomicBool::new(false));
     let numbers = first..first + CLIENTS;
@@ -111,11 +111,11 @@ async fn a_backup_under_load_is_consistent() {
         let address = daemon.address();
         for file in [data.join("sagad.db"), data.join("sagad.db-wal"), directory.path().join("data/sagad.db")] {
             let mode = fs::metadata(&file).unwrap().mode() & 0o777;
-            assert_eq!(mode, 0o600, "{} is nobody else's to read", file.display());
+            assert_eq!(mode, 0o600, "{} is not readable by others", file.display());
         }
         let mut sagas = support::sagas(address).await;
         let revision = sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner().revision;
-        assert!(revision >= before, "what was acknowledged before the backup is in it: {revision} {before}");
+        assert!(revision >= before, "the backup has everything acknowledged before it: {revision} {before}");
         assert_eq!(get(&mut sagas, "before-7").await.unwrap().payload.len(), 60 << 10);
         daemon.kill().await;
     }
@@ -128,7 +128,7 @@ fn names_ending(directory: &Path, end: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_backups_to_one_name_dont_disturb_each_other() {
+async fn two_backups_to_one_name_do_not_interfere() {
     let directory = tempfile::tempdir().unwrap();
     let mut daemon = Launch::on(&directory.path().join("data")).start();
     let address = daemon.address();
@@ -141,11 +141,11 @@ async fn two_backups_to_one_name_dont_disturb_each_other() {
     let copy = copies.join("copy.db");
     let server = format!("http://{address}");
     let arguments = ["backup", copy.to_str().unwrap(), "--server", &server];
-    // The first is stopped while it writes.
+    // The first backup is stopped while it writes.
     let first = binary::sagad().args(arguments).stderr(Stdio::piped()).spawn().unwrap();
     let begun = support::now();
     while names_ending(&copies, ".partial").is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "no copy is begun");
+        assert!(begun.elapsed() < Duration::from_secs(30), "no backup has begun");
         std::thread::sleep(Duration::from_millis(1));
     }
     let pid = Pid::from_child(&first);
@@ -156,12 +156,12 @@ async fn two_backups_to_one_name_dont_disturb_each_other() {
     assert_eq!(names_ending(&copies, ".partial"), unfinished, "the second left the first's file alone");
     kill_process(pid, Signal::CONT).unwrap();
     let first = first.wait_with_output().unwrap();
-    // The daemon made the second wait, or the second was done first: then its copy stays.
+    // The daemon made the second one wait, or the second one was done first, and its copy is kept.
     let told = String::from_utf8_lossy(&if second.status.success() { &first } else { &second }.stderr).into_owned();
     assert!(first.status.success() != second.status.success(), "{first:?} {second:?}");
     assert!(!second.status.success() || told.contains("exists already; --force replaces it"), "{told}");
     assert_eq!(names_ending(&copies, ".partial"), [""; 0]);
-    assert_eq!(copy.metadata().unwrap().mode() & 0o777, 0o600, "it is for its owner alone");
+    assert_eq!(copy.metadata().unwrap().mode() & 0o777, 0o600, "only its owner can read it");
     let again = run(&["backup", copy.to_str().unwrap(), "--server", &server]);
     assert_eq!(again.status.code(), Some(1));
     daemon.kill().await;
@@ -172,30 +172,30 @@ async fn two_backups_to_one_name_dont_disturb_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_written_through_a_link_that_was_put_in_the_way() {
+async fn a_backup_is_not_written_through_a_link() {
     let directory = tempfile::tempdir().unwrap();
     let mut daemon = Launch::on(&directory.path().join("data")).start();
     let address = daemon.address();
-    let victim = directory.path().join("victim");
-    fs::write(&victim, "mine").unwrap();
+    let target = directory.path().join("target");
+    fs::write(&target, "mine").unwrap();
     let copies = directory.path().join("copies");
     fs::create_dir(&copies).unwrap();
     let copy = copies.join("copy.db");
-    symlink(&victim, copies.join("copy.db.partial")).unwrap();
+    symlink(&target, copies.join("copy.db.partial")).unwrap();
     let server = format!("http://{address}");
     let output = run(&["backup", copy.to_str().unwrap(), "--server", &server]);
     assert!(output.status.success(), "{output:?}");
-    // The name itself is a link: it is replaced, not followed.
+    // A link under the copy's name is replaced, not followed.
     fs::remove_file(&copy).unwrap();
-    symlink(&victim, &copy).unwrap();
+    symlink(&target, &copy).unwrap();
     let refused = run(&["backup", copy.to_str().unwrap(), "--server", &server]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let output = run(&["backup", copy.to_str().unwrap(), "--force", "--server", &server]);
     assert!(output.status.success() && copy.symlink_metadata().unwrap().is_file(), "{output:?}");
-    assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(&target).unwrap(), "mine");
     daemon.kill().await;
 
-    // Nor is a lock made elsewhere.
+    // A lock is not created through a link either.
     let data = directory.path().join("linked");
     fs::create_dir(&data).unwrap();
     symlink(directory.path().join("elsewhere"), data.join("sagad.lock")).unwrap();

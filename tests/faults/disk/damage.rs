@@ -1,4 +1,4 @@
-//! P8: a damaged, foreign, newer or locked database is refused with a message that says what to do; it is not touched.
+//! P8: a damaged, foreign, newer or locked database is refused with a message that says what to do, and it is not changed.
 
 use std::{
     collections::BTreeMap,
@@ -12,30 +12,30 @@ use sagad::store::sqlite::{
     open_error::FoundDatabase,
 };
 
-use super::small::{create, killed_store};
+use super::requests::{create, killed_store};
 use crate::support::{self, Launch, run};
 
-/// A store at rest that was closed well, so that all of it is in the one file.
+/// A store that was closed cleanly, so that one file has all of it.
 async fn closed_store(directory: &Path) -> PathBuf {
     let data = directory.join("data");
     killed_store(&data, 60).await;
     let mut daemon = Launch::on(&data).start();
     daemon.terminate().await;
-    // Into the database with what the log holds, as another program might.
+    // Moves the log into the database, as another program might.
     let connection = Connection::open(data.join("sagad.db")).unwrap();
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     data
 }
 
-/// All files of a directory but the lock.
+/// All files of a directory except the lock.
 fn contents(data: &Path) -> BTreeMap<String, Vec<u8>> {
     let files = fs::read_dir(data).unwrap().map(Result::unwrap).filter(|entry| entry.file_name() != "sagad.lock");
-    // The index of the log is made anew by whoever looks.
+    // The index of the log is rebuilt by any reader.
     let files = files.filter(|entry| !entry.file_name().to_string_lossy().ends_with("-shm"));
     files.map(|e| (e.file_name().to_string_lossy().into_owned(), fs::read(e.path()).unwrap())).collect()
 }
 
-/// The daemon refuses a directory, naming what it says of it, and leaves it as it was.
+/// Asserts that the daemon refuses a directory with these words and does not change it.
 fn refused(data: &Path, words: &[&str]) {
     let before = contents(data);
     let (status, log) = Launch::on(data).refused();
@@ -44,9 +44,9 @@ fn refused(data: &Path, words: &[&str]) {
         assert!(log.contains(word), "{word:?} is not in: {log}");
     }
     let mut after = contents(data);
-    // An empty log is no change.
+    // An empty log does not count as a change.
     after.retain(|name, bytes| before.contains_key(name) || !bytes.is_empty());
-    assert!(before == after, "it was touched: {:?} {:?}", before.keys(), after.keys());
+    assert!(before == after, "it was changed: {:?} {:?}", before.keys(), after.keys());
 }
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn p8_a_damaged_header_is_refused() {
     let data = closed_store(directory.path()).await;
     let file = data.join("sagad.db");
     let whole = fs::read(&file).unwrap();
-    // The magic, the page size, the format, the schema's first page.
+    // The magic bytes, the page size, the format, and the schema's first page.
     for (place, length) in [(0, 16), (16, 2), (18, 2), (20, 4), (100, 8), (0, 4096)] {
         let mut bytes = whole.clone();
         for byte in &mut bytes[place..place + length] {
@@ -82,8 +82,8 @@ async fn p8_a_truncated_file_is_refused() {
     support::check(&data);
 }
 
-/// A damaged page is found by `sagad check` wherever it is, and by `sagad restore`; the daemon finds it when it comes to
-/// it, and then ends or refuses that row.
+/// `sagad check` and `sagad restore` find a damaged page anywhere. The daemon finds it when it reads the page, and then ends or
+/// refuses that row.
 #[tokio::test]
 async fn p8_a_damaged_page_is_found_by_check() {
     let directory = tempfile::tempdir().unwrap();
@@ -93,7 +93,7 @@ async fn p8_a_damaged_page_is_found_by_check() {
     let (mut found, mut refusals, mut pages) = (0, 0, 0);
     for page in 1..whole.len() / 4096 {
         let start = page * 4096;
-        // The head of a tree's page: its kind, its count of cells, where they are.
+        // The header of a tree page: its kind, and the number and position of its cells.
         if !matches!(whole[start], 2 | 5 | 10 | 13) {
             continue;
         }
@@ -159,15 +159,14 @@ async fn p8_a_second_daemon_is_refused() {
         assert!(!output.status.success(), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("in use"), "{output:?}");
     }
-    create(&mut sagas, "two", 10).await.expect("the first goes on");
+    create(&mut sagas, "two", 10).await.expect("the first daemon still works");
     first.terminate().await;
     support::check(&data);
 }
 
-/// A database whose log is there and which itself is gone, or empty, is no place for a new store: making one would throw
-/// the log away.
+/// If the database is missing or empty but its log exists, no new store is created, because that would discard the log.
 #[tokio::test]
-async fn p8_a_lost_database_beside_its_log_is_refused() {
+async fn p8_a_log_without_its_database_is_refused() {
     for empty in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("data");
@@ -181,9 +180,10 @@ async fn p8_a_lost_database_beside_its_log_is_refused() {
     }
 }
 
-/// What somebody planted in a copy would run within the daemon: named and refused by whatever opens a store.
+/// A schema object that somebody added to a copy would run inside the daemon, so every program that opens a store refuses it by
+/// name.
 #[tokio::test]
-async fn p8_a_schema_that_is_not_sagads_is_refused_by_name() {
+async fn p8_a_foreign_schema_object_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let data = closed_store(directory.path()).await;
     let copy = directory.path().join("copy.db");
@@ -199,7 +199,7 @@ async fn p8_a_schema_that_is_not_sagads_is_refused_by_name() {
             "DROP TABLE gap; CREATE TABLE gap (after_revision INTEGER PRIMARY KEY, through)",
             "its table \"gap\" is not as",
         ),
-        // SQLite runs a definition that is no text as well.
+        // SQLite also runs a definition that is not text.
         (
             "CREATE INDEX zz ON event (revision) WHERE revision > 5; PRAGMA writable_schema = ON; \
              UPDATE sqlite_schema SET name = 'sqlite_autoindex_zz', \
@@ -227,9 +227,9 @@ async fn p8_a_schema_that_is_not_sagads_is_refused_by_name() {
     support::check(&data);
 }
 
-/// A store of an earlier version is brought up to date if it is whole, and only then.
+/// A store of an earlier version is migrated only if its schema is complete.
 #[tokio::test]
-async fn p8_an_earlier_schema_is_looked_at_before_it_is_brought_up_to_date() {
+async fn p8_an_earlier_schema_is_verified_before_it_is_migrated() {
     let directory = tempfile::tempdir().unwrap();
     let begun = |data: &Path, planted: &str| {
         fs::create_dir(data).unwrap();
@@ -250,7 +250,7 @@ async fn p8_an_earlier_schema_is_looked_at_before_it_is_brought_up_to_date() {
     create(&mut support::sagas(address).await, "t", 10).await.unwrap();
     daemon.terminate().await;
     support::check(&data);
-    // Made otherwise than a new one, it is as good the next time.
+    // A migrated schema is accepted at the next start.
     Launch::on(&data).start().terminate().await;
 }
 
@@ -272,9 +272,9 @@ fn journal_of(database: &[u8]) -> Vec<u8> {
     journal
 }
 
-/// A journal beside the database is played back by whoever opens it to write, and not by a look at it before.
+/// A journal beside the database is applied by the first program that opens it for writing, after a check that only read.
 #[tokio::test]
-async fn p8_a_schema_that_a_journal_brings_is_refused_by_name() {
+async fn p8_a_schema_object_from_a_rollback_journal_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let data = closed_store(directory.path()).await;
     let planted = directory.path().join("planted.db");

@@ -1,12 +1,11 @@
-//! What the disk does to the daemon, and what it may cost: P2 (power), P3 (errors), P4 (full), P8 (damage), P9 (tokens after
-//! a loss), and a backup under load.
+//! Faults of the disk: P2 (loss of power), P3 (errors), P4 (full), P8 (damage), P9 (tokens after a loss), and backups under load.
 
 mod backup;
 mod damage;
-mod errors;
-mod full;
-mod gone;
-mod lost;
-pub mod small;
+mod full_disk;
+mod io_errors;
+mod lost_revisions;
+mod removed_files;
+pub mod requests;
 mod sync;
 mod trace;

@@ -1,34 +1,31 @@
-//! P2: what was acknowledged survives the loss of power: the log is synced before the answer.
+//! P2: acknowledged changes survive a loss of power, because the log is synced before the answer.
 //!
-//! `kill -9` can't show this, since the page cache survives it. So the daemon's calls to the kernel are looked at. Each change
-//! carries a mark that no other has: the write of the log that holds it, a sync of the log that is done, and the first byte
-//! of the change's answer have to come in this order.
+//! `kill -9` can't show this, since the page cache survives it, so the test traces the daemon's system calls. Each change has a
+//! unique mark. The write of the log with the mark, the end of a sync of the log, and the first byte of the change's answer must
+//! come in this order.
 
 use std::path::Path;
 
 use sagad::proto::{AnnotateRequest, ClaimRequest, CreateSagaRequest, HeartbeatRequest};
 
-use super::{
-    small::seconds,
-    trace::{Act, Change, acts, answered_early},
-};
+use super::trace::{Change, KernelCall, answered_early, kernel_calls};
 use crate::support::{self, Launch, needs};
 
-/// Changes that the one client makes, one after the other.
+/// The number of changes, made one after the other.
 const CHANGES: usize = 80;
 
-/// Lets one client make its changes, one after the other, and returns what the daemon did meanwhile, and the changes.
+/// Makes the changes and returns the daemon's system calls and the changes.
 ///
-/// Whatever `SAGAD_MUTANT` says goes to the daemon, too: see `.ci/mutants`.
-async fn traced_run(directory: &Path) -> (Vec<Act>, Vec<Change>) {
+/// `SAGAD_MUTANT` is passed on to the daemon: see `.ci/mutants`.
+async fn traced_run(directory: &Path) -> (Vec<KernelCall>, Vec<Change>) {
     let file = directory.join("trace");
     let calls = "trace=pwrite64,fsync,fdatasync,sendto,sendmsg,write,writev";
-    // A page is written whole.
+    // Whole pages must be in the trace.
     let launch = Launch::on(&directory.join("data")).traced(&file, &["-y", "-s", "8192", "-e", calls]);
     let mut daemon = launch.start();
     let address = daemon.address();
     let mut sagas = support::sagas(address).await;
-    // What belongs to the start is over.
+    // The start is over.
     let begun = std::fs::read_to_string(&file).unwrap().len();
     for number in 0..CHANGES / 4 {
         let task_id = format!("made-{number:03}.");
@@ -38,7 +35,7 @@ async fn traced_run(directory: &Path) -> (Vec<Act>, Vec<Change>) {
         let request = ClaimRequest {
             task_id: task_id.clone(),
             owner_id: owner_id.clone(),
-            ttl: seconds(60),
+            ttl: support::secs(60),
             ..ClaimRequest::default()
         };
         let saga = sagas.claim(request).await.unwrap().into_inner().saga.unwrap();
@@ -61,29 +58,30 @@ async fn traced_run(directory: &Path) -> (Vec<Act>, Vec<Change>) {
     let trace = std::fs::read_to_string(&file).unwrap();
     daemon.kill().await;
     let marks = (0..CHANGES).map(|n| format!("{}-{:03}.", ["made", "held", "beat", "note"][n % 4], n / 4));
-    // A client's streams have odd numbers, in order.
+    // A client's streams have consecutive odd numbers.
     let changes = marks.zip((1..).step_by(2)).map(|(mark, stream)| Change { mark, stream });
-    (acts(&trace[begun..]), changes.collect())
+    (kernel_calls(&trace[begun..]), changes.collect())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p2_the_log_is_synced_before_every_answer() {
     needs!("strace");
     let directory = tempfile::tempdir().unwrap();
-    let (acts, changes) = traced_run(directory.path()).await;
-    let syncs = acts.iter().filter(|act| **act == Act::LogSynced).count();
-    let early = answered_early(&acts, &changes);
-    eprintln!("{CHANGES} changes, {syncs} syncs of the log, {} answers before what they tell was synced", early.len());
-    assert_eq!(early, Vec::<String>::new(), "answered before what they tell was synced, or never seen to be written");
+    let (kernel_calls, changes) = traced_run(directory.path()).await;
+    let syncs = kernel_calls.iter().filter(|act| **act == KernelCall::LogSynced).count();
+    let early = answered_early(&kernel_calls, &changes);
+    eprintln!("{CHANGES} changes, {syncs} syncs of the log, {} answers before the sync of their change", early.len());
+    assert_eq!(early, Vec::<String>::new(), "answered before the sync of the change, or its write was not found");
 
-    // The check can fail: the same run with its syncs taken away, and with each answer before its write.
-    let without: Vec<_> = acts.iter().filter(|act| **act != Act::LogSynced).cloned().collect();
+    // The check can fail: on the same run without its syncs, and with each answer before its write.
+    let without: Vec<_> = kernel_calls.iter().filter(|act| **act != KernelCall::LogSynced).cloned().collect();
     assert_eq!(answered_early(&without, &changes).len(), CHANGES);
-    let (answers, others): (Vec<_>, Vec<_>) = acts.into_iter().partition(|act| matches!(act, Act::Answer(_)));
+    let (answers, others): (Vec<_>, Vec<_>) =
+        kernel_calls.into_iter().partition(|act| matches!(act, KernelCall::Answer(_)));
     let mut answers = answers.into_iter();
     let mut shifted: Vec<_> = answers.next().into_iter().collect();
     for act in others {
-        let is_sync = act == Act::LogSynced;
+        let is_sync = act == KernelCall::LogSynced;
         shifted.push(act);
         shifted.extend(answers.next().filter(|_| is_sync));
     }

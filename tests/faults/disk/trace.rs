@@ -1,58 +1,57 @@
-//! A trace of the daemon's calls to the kernel, taken apart: what it wrote to its log, when that was synced, and which answers
-//! it sent.
+//! Parses a trace of the daemon's system calls: writes and syncs of the log, and answers.
 
 use std::collections::HashMap;
 
-/// Something that the daemon did.
+/// A relevant system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum KernelCall {
     /// A write to the write-ahead log began, of these bytes.
     LogWrite(Vec<u8>),
     /// A sync of the write-ahead log was done.
     LogSynced,
-    /// Something was sent to a client that begins the answers of these HTTP/2 streams.
+    /// A send to a client with the begin of the answers of these HTTP/2 streams.
     Answer(Vec<u32>),
 }
 
-/// The acts in a trace of `strace -f -y`, in order. Of a call that was interrupted in the trace by another thread's, a
+/// The relevant calls in a trace of `strace -f -y`, in order. Of a call that was interrupted in the trace by another thread's, a
 /// write and a send count when they begin, a sync when it is done.
 ///
-/// Strings have to be there whole (`-s`), with nobody but one HTTP/2 client at the socket.
-pub fn acts(trace: &str) -> Vec<Act> {
-    // What each thread has begun and not done, as far as it is a sync of the log.
+/// Strings must be complete in the trace (`-s`), and there must be only one HTTP/2 client.
+pub fn kernel_calls(trace: &str) -> Vec<KernelCall> {
+    // The unfinished sync of the log of each thread.
     let mut syncing: HashMap<&str, bool> = HashMap::new();
-    let mut acts = Vec::new();
+    let mut kernel_calls = Vec::new();
     for line in trace.lines() {
         let Some((thread, call)) = line.split_once(' ') else { continue };
         let call = call.trim_start();
         if call.starts_with("<... f") {
             if syncing.remove(thread) == Some(true) && call.ends_with("= 0") {
-                acts.push(Act::LogSynced);
+                kernel_calls.push(KernelCall::LogSynced);
             }
             continue;
         }
         let is_log = call.contains("sagad.db-wal>");
         if call.starts_with("pwrite64(") && is_log {
-            acts.push(Act::LogWrite(strings(call)));
+            kernel_calls.push(KernelCall::LogWrite(strings(call)));
         } else if call.starts_with("fdatasync(") || call.starts_with("fsync(") {
             if call.ends_with("<unfinished ...>") {
                 syncing.insert(thread, is_log);
             } else if is_log && call.ends_with("= 0") {
-                acts.push(Act::LogSynced);
+                kernel_calls.push(KernelCall::LogSynced);
             }
         } else if ["sendto(", "sendmsg(", "writev(", "write("].iter().any(|name| call.starts_with(name))
             && (call.contains("<socket:") || call.contains("<TCP"))
         {
             let streams = answered_streams(&strings(call));
             if !streams.is_empty() {
-                acts.push(Act::Answer(streams));
+                kernel_calls.push(KernelCall::Answer(streams));
             }
         }
     }
-    acts
+    kernel_calls
 }
 
-/// The bytes of all strings of a call, one behind the other.
+/// The bytes of all strings of a call, concatenated.
 fn strings(call: &str) -> Vec<u8> {
     let (mut bytes, mut rest) = (Vec::new(), call.bytes().peekable());
     let mut within = false;
@@ -99,30 +98,31 @@ fn answered_streams(mut sent: &[u8]) -> Vec<u32> {
     streams
 }
 
-/// A change that was acknowledged: what it had written to the log, and on which stream it was answered.
+/// An acknowledged change: its mark in the log, and the stream of its answer.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Bytes that no earlier change wrote.
+    /// Bytes that no other change wrote.
     pub mark: String,
     /// The stream of its call.
     pub stream: u32,
 }
 
-/// The changes that were answered before what they wrote was synced, or not seen to be written or answered at all: there
-/// may be none. Each change is looked for by its own mark, so that no other transaction's sync counts for it.
-pub fn answered_early(acts: &[Act], changes: &[Change]) -> Vec<String> {
+/// The changes that were answered before their write was synced, or whose write or answer was not found. Each change is found by
+/// its own mark, so that the sync of another transaction does not count for it.
+pub fn answered_early(kernel_calls: &[KernelCall], changes: &[Change]) -> Vec<String> {
     let early = changes.iter().filter(|Change { mark, stream }| {
-        let holds_mark = |act: &Act| match act {
-            Act::LogWrite(bytes) => bytes.windows(mark.len()).any(|window| window == mark.as_bytes()),
-            Act::LogSynced | Act::Answer(_) => false,
+        let holds_mark = |act: &KernelCall| match act {
+            KernelCall::LogWrite(bytes) => bytes.windows(mark.len()).any(|window| window == mark.as_bytes()),
+            KernelCall::LogSynced | KernelCall::Answer(_) => false,
         };
-        let answers = |act: &Act| match act {
-            Act::Answer(streams) => streams.contains(stream),
-            Act::LogWrite(_) | Act::LogSynced => false,
+        let answers = |act: &KernelCall| match act {
+            KernelCall::Answer(streams) => streams.contains(stream),
+            KernelCall::LogWrite(_) | KernelCall::LogSynced => false,
         };
-        let written = acts.iter().position(holds_mark);
-        let synced = written.and_then(|at| acts[at..].iter().position(|act| *act == Act::LogSynced).map(|n| at + n));
-        match (synced, acts.iter().position(answers)) {
+        let written = kernel_calls.iter().position(holds_mark);
+        let synced = written
+            .and_then(|at| kernel_calls[at..].iter().position(|act| *act == KernelCall::LogSynced).map(|n| at + n));
+        match (synced, kernel_calls.iter().position(answers)) {
             (Some(synced), Some(answered)) => answered < synced,
             (None, _) | (_, None) => true,
         }
@@ -131,8 +131,8 @@ pub fn answered_early(acts: &[Act], changes: &[Change]) -> Vec<String> {
 }
 
 #[test]
-fn a_trace_is_read_as_strace_writes_it() {
-    // A WINDOW_UPDATE in front of the HEADERS of stream 1, which the send does not hold whole; a ping's answer alone.
+fn strace_output_is_parsed() {
+    // A WINDOW_UPDATE before the HEADERS of stream 1, of which the send has only a part; and the answer to a ping alone.
     let trace = "7 pwrite64(9</d/sagad.db-wal>, \"\\0one\\1772\\\"\\n\"..., 24, 32) = 24\n\
                  7 fdatasync(9</d/sagad.db-wal> <unfinished ...>\n\
                  8 writev(11<TCP:[1->2]>, [{iov_base=\"\\0\\0\\4\\10\\0\\0\\0\\0\\0\\0\\0\\0\\1\", iov_len=13}, \
@@ -142,12 +142,20 @@ fn a_trace_is_read_as_strace_writes_it() {
                  8 sendto(11<socket:[5]>, \"\\0\\0\\0\\1\\5\\0\\0\\0\\3\", 9, 0, NULL, 0) = 9\n\
                  7 pwrite64(4</d/sagad.db>, \"\"..., 24, 32) = 24\n\
                  7 fdatasync(9</d/sagad.db-wal>) = -1 EIO (Input/output error) (INJECTED)\n";
-    let acts = acts(trace);
+    let kernel_calls = kernel_calls(trace);
     let written = b"\0one\x7f2\"\n".to_vec();
-    assert_eq!(acts, [Act::LogWrite(written), Act::Answer(vec![1]), Act::LogSynced, Act::Answer(vec![3])]);
-    let early = |mark: &str, stream| !answered_early(&acts, &[Change { mark: mark.into(), stream }]).is_empty();
+    assert_eq!(
+        kernel_calls,
+        [
+            KernelCall::LogWrite(written),
+            KernelCall::Answer(vec![1]),
+            KernelCall::LogSynced,
+            KernelCall::Answer(vec![3])
+        ]
+    );
+    let early = |mark: &str, stream| !answered_early(&kernel_calls, &[Change { mark: mark.into(), stream }]).is_empty();
     assert!(early("one", 1), "answered before the sync");
-    assert!(!early("one", 3), "answered behind it");
+    assert!(!early("one", 3), "answered after the sync");
     assert!(early("two", 3), "never written");
     assert!(early("one", 5), "never answered");
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tonic::Code;
 
 use super::support::{
-    self, Api, Launch, PATIENCE, claim, create,
+    self, Api, Launch, WAIT_MAX, claim, create,
     daemon::Process,
     eventually, now,
     postgres::{self, Database},
@@ -45,7 +45,7 @@ impl Cluster {
         let waiting = self.launch().spawn();
         let begun = now();
         while !waiting.log().contains("this one waits for its turn") {
-            assert!(begun.elapsed() < PATIENCE, "{}", waiting.log());
+            assert!(begun.elapsed() < WAIT_MAX, "{}", waiting.log());
             std::thread::sleep(Duration::from_millis(20));
         }
         (writer, address, waiting)

@@ -1,5 +1,5 @@
-//! Clients with streams: leases kept by `KeepAlive`, and watchers of both kinds. A daemon that is told to end ends each
-//! stream with `UNAVAILABLE`; all begin again where they were.
+//! Clients with streams: leases kept by `KeepAlive`, and watchers of both kinds. On SIGTERM the daemon ends each stream with
+//! `UNAVAILABLE`, and all clients resume.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -11,36 +11,36 @@ use tonic::{Code, Status, Streaming};
 
 use super::{
     TTL_MS,
-    calls::{Caller, Pauses, may_be_repeated},
-    roles::Hand,
+    plain_client::PlainClient,
+    retrying_caller::{Backoff, RetryingCaller, may_be_repeated},
 };
-use crate::support::{Problem, daemon::End};
+use crate::support::{Problem, daemon::ShutdownSignal};
 
 /// Leases on one stream.
 const KEPT: usize = 4;
 
-/// How a stream that had answered may end.
-fn assert_ended(caller: &Caller, how: End, status: &Status) {
+/// Checks the status that ended an open stream.
+fn assert_ended(caller: &RetryingCaller, how: ShutdownSignal, status: &Status) {
     caller.figures.stream_ended(status);
     assert!(may_be_repeated(status), "a stream is refused: {status:?}");
-    if how == End::Told {
+    if how == ShutdownSignal::Term {
         assert_eq!(Problem::of(status).reason, "SHUTTING_DOWN", "{status:?}");
         assert_eq!(status.code(), Code::Unavailable);
     }
 }
 
-/// Keeps leases for as long as it goes on; none is lost.
-pub async fn keep_alive(hand: Hand, how: End) {
+/// Keeps leases until it is stopped; none may be lost.
+pub async fn keep_alive(client: PlainClient, how: ShutdownSignal) {
     let mut leases = Vec::new();
     for _ in 0..KEPT {
         let request = CreateSagaRequest { queue: "kept".into(), ..Default::default() };
-        let task_id = hand.create(request).await;
-        leases.push(hand.claim(&task_id, LeasePurpose::Execute, TTL_MS).await);
+        let task_id = client.create(request).await;
+        leases.push(client.claim(&task_id, LeasePurpose::Execute, TTL_MS).await);
     }
-    let mut pauses = Pauses::new();
-    while !hand.stop.is_cancelled() {
+    let mut pauses = Backoff::new();
+    while !client.stop.is_cancelled() {
         let (items, sent) = mpsc::channel(KEPT);
-        let opened = hand.caller.api.sagas.clone().keep_alive(ReceiverStream::new(sent)).await;
+        let opened = client.caller.api.sagas.clone().keep_alive(ReceiverStream::new(sent)).await;
         let mut answers = match opened {
             Ok(answers) => answers.into_inner(),
             Err(status) => {
@@ -51,11 +51,11 @@ pub async fn keep_alive(hand: Hand, how: End) {
         };
         let mut answered = 0_u64;
         let ended = loop {
-            if hand.stop.is_cancelled() {
+            if client.stop.is_cancelled() {
                 break None;
             }
             for lease in &leases {
-                // A stream that has ended takes none; its answers say why.
+                // An ended stream accepts no item; its answers have the reason.
                 let _ = items.send(lease.keep_alive()).await;
             }
             match kept(&mut answers, &leases[0].task_id).await {
@@ -66,18 +66,18 @@ pub async fn keep_alive(hand: Hand, how: End) {
         };
         if let Some(status) = ended {
             if answered > 0 {
-                pauses = Pauses::new();
-                assert_ended(&hand.caller, how, &status);
+                pauses = Backoff::new();
+                assert_ended(&client.caller, how, &status);
             }
             pauses.wait(&status).await;
         }
     }
     for lease in &leases {
-        hand.complete(lease).await;
+        client.complete(lease).await;
     }
 }
 
-/// The answers to one round of heartbeats: all are accepted, unless the coordinator is about to end.
+/// Reads the answers to one round of heartbeats: all are accepted, unless the coordinator is shutting down.
 async fn kept(answers: &mut Streaming<KeepAliveResponse>, first: &str) -> Result<(), Status> {
     for n in 0..KEPT {
         let silent = Status::deadline_exceeded("no answer in time");
@@ -90,11 +90,11 @@ async fn kept(answers: &mut Streaming<KeepAliveResponse>, first: &str) -> Result
     Ok(())
 }
 
-/// What a watcher received, in order.
-pub type Record<T> = Vec<(i64, T)>;
+/// The items that a watcher received, in order.
+pub type WatchRecord<T> = Vec<(i64, T)>;
 
 /// Follows all events until `head` is set and reached.
-pub async fn events(caller: Caller, how: End, head: watch::Receiver<i64>) -> Record<SagaEvent> {
+pub async fn events(caller: RetryingCaller, how: ShutdownSignal, head: watch::Receiver<i64>) -> WatchRecord<SagaEvent> {
     let open = |api: crate::support::Api, after| {
         async move { api.watch_events(WatchEventsRequest { after_revision: Some(after), ..Default::default() }).await }
             .boxed()
@@ -109,11 +109,11 @@ pub async fn events(caller: Caller, how: End, head: watch::Receiver<i64>) -> Rec
     .await
 }
 
-/// What a stale saga's watcher is told: which, its lease, and what became of it.
-pub type Told = (String, i64, Option<Resolution>);
+/// An item of a watch of stale sagas: the saga, its lease, and its resolution.
+pub type StaleItem = (String, i64, Option<Resolution>);
 
 /// Follows stale sagas until `head` is set and reached.
-pub async fn stale(caller: Caller, how: End, head: watch::Receiver<i64>) -> Record<Told> {
+pub async fn stale(caller: RetryingCaller, how: ShutdownSignal, head: watch::Receiver<i64>) -> WatchRecord<StaleItem> {
     let open = |api: crate::support::Api, after| {
         async move { api.watch_stale(WatchStaleRequest { after_revision: Some(after), ..Default::default() }).await }
             .boxed()
@@ -136,18 +136,18 @@ pub async fn stale(caller: Caller, how: End, head: watch::Receiver<i64>) -> Reco
 type Opening<A> = futures::future::BoxFuture<'static, Result<Streaming<A>, Status>>;
 
 async fn follow<A: Debug, T>(
-    caller: Caller,
-    how: End,
+    caller: RetryingCaller,
+    how: ShutdownSignal,
     mut head: watch::Receiver<i64>,
     open: impl Fn(crate::support::Api, i64) -> Opening<A>,
     read: impl Fn(A) -> (i64, Option<T>),
-) -> Record<T> {
-    let (mut record, mut position, mut pauses) = (Record::new(), 0, Pauses::new());
+) -> WatchRecord<T> {
+    let (mut record, mut position, mut pauses) = (WatchRecord::new(), 0, Backoff::new());
     while position < *head.borrow() {
         let mut answers = match open(caller.api.clone(), position).await {
             Ok(answers) => answers,
             Err(status) => {
-                assert!(may_be_repeated(&status), "{position} was received, and can't be resumed from: {status:?}");
+                assert!(may_be_repeated(&status), "{position} was received but can't be resumed from: {status:?}");
                 pauses.wait(&status).await;
                 continue;
             }
@@ -168,7 +168,7 @@ async fn follow<A: Debug, T>(
                 }
                 Err(status) => {
                     if any {
-                        pauses = Pauses::new();
+                        pauses = Backoff::new();
                         assert_ended(&caller, how, &status);
                     }
                     pauses.wait(&status).await;

@@ -1,31 +1,27 @@
-//! A soak: the real daemon under load with churn, for as long as `SOAK_MINUTES` says (by default 40 s), at `SOAK_RATE` calls
-//! a second (by default 300). Once everything has been purged for the first time, nothing may grow any more: neither the
-//! database nor its log, nor memory, open files and threads; and no call may fail but as the contract allows.
+//! A soak test: the real daemon under a load of short-lived sagas, for `SOAK_MINUTES` (by default 40 s), at `SOAK_RATE` calls a
+//! second (by default 300). After the first purge nothing may grow any more: neither the database, its log, memory, open files
+//! nor threads. Calls may fail only as the contract allows.
 //!
-//! The samples are printed and lie in `target/soak/samples.tsv`.
+//! The samples are printed and written to `target/soak/samples.tsv`.
 
-mod load;
+mod churn;
 mod retention;
 mod samples;
 mod shrink;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::support::{self, Launch, PATIENCE, now};
-use load::Load;
+use crate::support::{self, Launch, WAIT_MAX, now, number};
+use churn::ChurnLoad;
 use sagad::proto::{GetStatsRequest, SagaState};
-use samples::{Gauge, Samples};
+use samples::{DaemonSampler, Samples};
 
-/// The log's bound in this test: small, so that it is reached again and again.
+/// The limit of the log: small, so that it is reached again and again.
 const WAL_BYTES: u64 = 4 << 20;
-/// How many samples are taken.
+/// The number of samples.
 const SAMPLES: u32 = 60;
 
-fn setting(name: &str, default: f64) -> f64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
-}
-
-/// Waits until all that has ended was purged.
+/// Waits until all ended sagas are purged.
 async fn until_gone(address: SocketAddr) {
     use SagaState::{Compensated, Completed, Failed, Quarantined};
     let (mut sagas, begun) = (support::sagas(address).await, now());
@@ -37,19 +33,19 @@ async fn until_gone(address: SocketAddr) {
         if left.is_empty() {
             return;
         }
-        // The longest age, and what a busy machine takes.
-        assert!(begun.elapsed() < 2 * PATIENCE, "they are never purged: {left:?}");
+        // The longest retention, with margin for a busy machine.
+        assert!(begun.elapsed() < 2 * WAIT_MAX, "they are never purged: {left:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_grows_under_load_with_churn() {
-    let length = Duration::from_secs_f64(60.0 * setting("SOAK_MINUTES", 0.67));
-    let rate = setting("SOAK_RATE", 300.0);
+async fn files_memory_and_descriptors_do_not_grow_under_load() {
+    let length = Duration::from_secs_f64(60.0 * number("SOAK_MINUTES").unwrap_or(0.67));
+    let rate = number("SOAK_RATE").unwrap_or(300.0);
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
-    // Short enough to reach its steady state within the first quarter.
+    // Short enough to reach the steady state within the first quarter.
     let age = format!("{}s", (length.as_secs() / 20).clamp(1, 60));
     let mut launch = Launch::on(&data).arg("--log=warn").arg(&format!("--max-wal-bytes={WAL_BYTES}"));
     for state in ["completed", "failed", "compensated", "quarantined"] {
@@ -58,24 +54,24 @@ async fn nothing_grows_under_load_with_churn() {
     let mut daemon = launch.start();
     let address = daemon.address();
 
-    let load = Arc::new(Load::begin(address, rate));
-    let gauge = Gauge::of(daemon.pid().as_raw_nonzero().get(), &data);
+    let load = Arc::new(ChurnLoad::begin(address, rate));
+    let sampler = DaemonSampler::of(&daemon, &data);
     let mut samples = Samples::default();
     let begun = now();
     for number in 1..=SAMPLES {
         let at = length * number / SAMPLES;
         tokio::time::sleep(at.saturating_sub(begun.elapsed())).await;
         assert!(daemon.has_ended().is_none(), "the daemon ended:\n{}", daemon.log());
-        samples.add(gauge.sample(begun.elapsed(), load.done(), load.stored(address).await));
+        samples.add(sampler.sample(begun.elapsed(), load.done(), load.stored(address).await));
     }
     let failures = load.end().await;
     until_gone(address).await;
     println!("{samples}");
-    samples.keep();
+    samples.write();
     println!("{:.0} s: {} calls", begun.elapsed().as_secs_f64(), load.done());
-    assert!(failures.is_empty(), "calls that failed otherwise than they may: {failures:#?}");
-    assert!(load.done() as f64 > rate * length.as_secs_f64() / 4.0, "too little was done: {}", load.done());
-    samples.judge(WAL_BYTES);
+    assert!(failures.is_empty(), "calls with unexpected failures: {failures:#?}");
+    assert!(load.done() as f64 > rate * length.as_secs_f64() / 4.0, "too few calls: {}", load.done());
+    samples.assert_no_growth(WAL_BYTES);
     let log = daemon.terminate().await;
     assert!(!log.contains("ERROR"), "{log}");
     support::check(&data);

@@ -1,4 +1,4 @@
-//! Retention by the real daemon: what goes and what stays, what watches are told, and what is exported first.
+//! Retention of the real daemon: which sagas are purged, what watches are told, and exports.
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
@@ -7,15 +7,15 @@ use serde_json::Value;
 use tonic::Code;
 
 use crate::{
-    disk::small::{annotate, claim, create, get},
-    support::{Launch, PATIENCE, Sagas, SmallDisk, needs, now, reason, sagas},
+    disk::requests::{annotate, claim, create, get},
+    support::{Launch, Sagas, SmallDisk, WAIT_MAX, needs, now, reason, sagas},
 };
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let begun = now();
     while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "it never came to be that {what}");
+        assert!(begun.elapsed() < WAIT_MAX, "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -37,7 +37,7 @@ async fn completed(sagas: &mut Sagas, task_id: &str) -> Saga {
     sagas.complete(request).await.unwrap().into_inner().saga.unwrap()
 }
 
-async fn parked(sagas: &mut Sagas, task_id: &str) {
+async fn quarantined(sagas: &mut Sagas, task_id: &str) {
     create(sagas, task_id, 100).await.unwrap();
     let request = QuarantineRequest {
         task_id: task_id.into(),
@@ -54,23 +54,23 @@ fn exported(directory: &Path) -> Vec<Value> {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         assert_eq!(path.extension().unwrap(), "jsonl");
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o077, 0, "nobody else reads it");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o077, 0, "others can't read it");
         lines.extend(fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()));
     }
     lines
 }
 
 #[tokio::test]
-async fn p7_what_is_of_age_goes_and_watches_learn_it() {
+async fn p7_sagas_past_their_retention_are_purged_and_watches_are_told() {
     let directory = tempfile::tempdir().unwrap();
     let mut daemon = Launch::on(directory.path()).arg("--retain-completed=1s").start();
     let address = daemon.address();
     let mut client = sagas(address).await;
-    parked(&mut client, "parked").await;
+    quarantined(&mut client, "quarantined").await;
     create(&mut client, "planned", 0).await.unwrap();
     let old = completed(&mut client, "old").await;
     until("the completed one is gone", || is_gone(&client, "old")).await;
-    assert!(get(&mut client, "parked").await.is_ok() && get(&mut client, "planned").await.is_ok());
+    assert!(get(&mut client, "quarantined").await.is_ok() && get(&mut client, "planned").await.is_ok());
 
     let watch = |after| WatchEventsRequest { after_revision: Some(after), ..Default::default() };
     let refused = match client.watch_events(watch(old.revision - 1)).await {
@@ -79,16 +79,16 @@ async fn p7_what_is_of_age_goes_and_watches_learn_it() {
     };
     assert_eq!((refused.code(), reason(&refused)), (Code::OutOfRange, "REVISION_COMPACTED".to_owned()));
     let mut resumed = client.watch_events(watch(old.revision)).await.unwrap().into_inner();
-    annotate(&mut client, "parked", "seen").await.unwrap();
+    annotate(&mut client, "quarantined", "seen").await.unwrap();
     let told = async { while resumed.message().await.unwrap().unwrap().item.is_none() {} };
-    tokio::time::timeout(PATIENCE, told).await.expect("what follows is told");
+    tokio::time::timeout(WAIT_MAX, told).await.expect("later events are sent");
     let log = daemon.terminate().await;
     assert!(log.contains("sagas that were of age were purged"), "{log}");
     crate::support::check(directory.path());
 }
 
 #[tokio::test]
-async fn a_saga_is_exported_before_it_goes() {
+async fn a_saga_is_exported_before_it_is_purged() {
     let directory = tempfile::tempdir().unwrap();
     let export = directory.path().join("export");
     let launch = Launch::on(&directory.path().join("data"))
@@ -98,8 +98,8 @@ async fn a_saga_is_exported_before_it_goes() {
     let address = daemon.address();
     let mut client = sagas(address).await;
     let done = completed(&mut client, "done").await;
-    // There is no such directory, so nothing goes, and it says why.
-    until("the failure is told", || async { daemon.log().contains("retention failed") }).await;
+    // The directory does not exist, so nothing is purged, and the log has the reason.
+    until("the failure is logged", || async { daemon.log().contains("retention failed") }).await;
     assert!(get(&mut client, "done").await.is_ok());
     fs::create_dir(&export).unwrap();
     until("it is gone", || is_gone(&client, "done")).await;
@@ -114,16 +114,16 @@ async fn a_saga_is_exported_before_it_goes() {
 }
 
 #[tokio::test]
-async fn each_state_has_its_age() {
+async fn each_state_has_its_retention() {
     let directory = tempfile::tempdir().unwrap();
     let launch = Launch::on(directory.path()).arg("--retain-completed=1h").arg("--retain-quarantined=1s");
     let mut daemon = launch.start();
     let address = daemon.address();
     let mut client = sagas(address).await;
     completed(&mut client, "young").await;
-    parked(&mut client, "old").await;
-    until("the parked one is gone", || is_gone(&client, "old")).await;
-    get(&mut client, "young").await.expect("it stays, though it is older than the one that went");
+    quarantined(&mut client, "old").await;
+    until("the quarantined saga is purged", || is_gone(&client, "old")).await;
+    get(&mut client, "young").await.expect("it is kept although it is older than the purged one");
     let stats = client.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
     let mut counts: Vec<_> = stats.queues[0].states.iter().map(|count| (count.state(), count.count)).collect();
     counts.retain(|(_, count)| *count > 0);
@@ -131,9 +131,9 @@ async fn each_state_has_its_age() {
     daemon.terminate().await;
 }
 
-/// More than one step exports.
+/// More sagas than one step exports.
 #[tokio::test]
-async fn all_that_goes_is_exported_once_and_whole() {
+async fn every_purged_saga_is_exported_once_and_complete() {
     let directory = tempfile::tempdir().unwrap();
     let (data, export) = (directory.path().join("data"), directory.path().join("export"));
     fs::create_dir(&export).unwrap();
@@ -166,7 +166,7 @@ async fn all_that_goes_is_exported_once_and_whole() {
 }
 
 #[tokio::test]
-async fn an_export_is_on_disk_before_the_purge_is_written() {
+async fn an_export_is_synced_before_the_purge_is_written() {
     needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let (data, export) = (directory.path().join("data"), directory.path().join("export"));
@@ -184,7 +184,7 @@ async fn an_export_is_on_disk_before_the_purge_is_written() {
     daemon.terminate().await;
     until("the trace has its end", || async { fs::read_to_string(&trace).unwrap().contains(" +++ exited") }).await;
     let text = fs::read_to_string(&trace).unwrap();
-    // What follows the export, up to the next change of the store: that is the purge.
+    // The calls from the export up to the next write of the store, which is the purge.
     let mut lines = text.lines().filter(|line| !line.contains("resumed>"));
     lines.find(|line| line.contains("write(") && line.contains(".jsonl>")).expect("it is exported");
     let is_purge = |line: &&str| line.contains("pwrite64(") && line.contains("sagad.db-wal>");
@@ -196,22 +196,22 @@ async fn an_export_is_on_disk_before_the_purge_is_written() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_exported_stays() {
+async fn a_saga_that_cannot_be_exported_is_kept() {
     needs!("mount");
     let (directory, small) = (tempfile::tempdir().unwrap(), SmallDisk::mount("64k"));
     let launch = Launch::on(&directory.path().join("data"))
         .arg("--retain-completed=1s")
         .arg(&format!("--retention-export={}", small.path().display()));
-    // On a file system of its own, which is full.
+    // On a small file system that is full.
     let ballast = small.path().join("ballast");
-    assert!(fs::write(&ballast, vec![1; 1 << 20]).is_err(), "it is smaller than that");
+    assert!(fs::write(&ballast, vec![1; 1 << 20]).is_err(), "the file system is smaller than that");
     let mut daemon = launch.start();
     let address = daemon.address();
     let mut client = sagas(address).await;
     for number in 0..5 {
         completed(&mut client, &format!("done-{number}")).await;
     }
-    until("the failure is told", || async { daemon.log().contains("retention failed") }).await;
+    until("the failure is logged", || async { daemon.log().contains("retention failed") }).await;
     for number in 0..5 {
         assert!(get(&mut client, &format!("done-{number}")).await.is_ok());
     }

@@ -1,27 +1,29 @@
-//! What the daemon uses, from time to time, and whether it grows.
+//! [`Samples`]: the daemon's use of resources over time, and whether it grows.
 
 use std::{fmt, fs, path::PathBuf, time::Duration};
 
-/// Of samples behind the warm-up, the first and the last so many are compared by their medians.
+use crate::support::{Daemon, process_usage::ProcessUsage};
+
+/// After the warm-up, the medians of this many first and last samples are compared.
 const COMPARED: usize = 15;
-/// What memory may grow by per call between them, while the newest events are not yet as many as are kept, each with what was
-/// encoded of it for watchers; and what it may move by in any case.
+/// How much memory may grow for each call, while the recent events in memory are fewer than are kept, with their encoded form for
+/// watchers; and how much it may vary anyway.
 const BYTES_PER_CALL: u64 = 700;
 const MEMORY_NOISE: u64 = 2 << 20;
-/// More than that it may not grow, however many calls there were.
+/// The most that memory may grow, however many calls there were.
 const MEMORY_MOST: u64 = 12 << 20;
-/// What the files may move by: what is waiting to be purged varies with the load.
+/// How much the files may vary: the sagas that wait for their purge vary with the load.
 const FILE_NOISE: u64 = 1 << 20;
-/// Connections that are open at the moment, and threads for reads.
+/// How much descriptors and threads may vary: open connections, and threads for reads.
 const COUNT_NOISE: u64 = 12;
 
-/// Where to look.
-pub struct Gauge {
-    pid: i32,
+/// Samples a daemon.
+pub struct DaemonSampler {
+    usage: ProcessUsage,
     data: PathBuf,
 }
 
-/// What was found.
+/// The figures of one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     seconds: f64,
@@ -34,32 +36,27 @@ pub struct Sample {
     threads: u64,
 }
 
-impl Gauge {
-    pub fn of(pid: i32, data: &std::path::Path) -> Self {
-        Gauge { pid, data: data.to_owned() }
+impl DaemonSampler {
+    pub fn of(daemon: &Daemon, data: &std::path::Path) -> Self {
+        DaemonSampler { usage: ProcessUsage::of(daemon.pid()), data: data.to_owned() }
     }
 
     pub fn sample(&self, at: Duration, calls: u64, sagas: i64) -> Sample {
         let size = |name: &str| self.data.join(name).metadata().map_or(0, |metadata| metadata.len());
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the daemon is there");
-        let field = |name: &str| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
-        };
         Sample {
             seconds: at.as_secs_f64(),
             calls,
             sagas,
             database: size("sagad.db"),
             log: size("sagad.db-wal"),
-            memory: field("VmRSS") << 10,
-            files: fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap().count() as u64,
-            threads: field("Threads"),
+            memory: self.usage.memory() << 10,
+            files: self.usage.descriptors() as u64,
+            threads: self.usage.status("Threads"),
         }
     }
 }
 
-/// All that was found, in order.
+/// All samples, in order.
 #[derive(Default)]
 pub struct Samples(Vec<Sample>);
 
@@ -68,15 +65,15 @@ impl Samples {
         self.0.push(sample);
     }
 
-    /// Leaves them where they can be looked at.
-    pub fn keep(&self) {
+    /// Writes them to a file.
+    pub fn write(&self) {
         let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/soak");
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("samples.tsv"), self.to_string()).unwrap();
     }
 
     /// Panics if something grows.
-    pub fn judge(&self, log_bound: u64) {
+    pub fn assert_no_growth(&self, log_bound: u64) {
         let (first, last) = (&self.0[COMPARED..2 * COMPARED], &self.0[self.0.len() - COMPARED..]);
         let median = |samples: &[Sample], of: fn(&Sample) -> u64| {
             let mut values: Vec<_> = samples.iter().map(of).collect();
@@ -90,7 +87,7 @@ impl Samples {
             let most = before + noise(before) + more;
             assert!(
                 after <= most,
-                "{what} grows: {before} at first, {after} at last, {calls} calls later; {most} is let pass"
+                "{what} grows: {before} at first, {after} at last, {calls} calls later; {most} is allowed"
             );
         };
         compare("memory", |s| s.memory, |_| 0, memory);

@@ -1,4 +1,4 @@
-//! The store's files become smaller again: the database when much was purged, its log when a long read is over.
+//! The store's files shrink: the database after a large purge, the log after a long read.
 
 use std::{
     fs,
@@ -10,8 +10,8 @@ use rusqlite::Connection;
 use sagad::proto::*;
 
 use crate::{
-    disk::small::{claim, create, get, heartbeat},
-    support::{Daemon, Launch, PATIENCE, check, now, run, sagas},
+    disk::requests::{claim, create, get, heartbeat},
+    support::{Daemon, Launch, WAIT_MAX, check, now, run, sagas},
 };
 
 const WAL_BYTES: u64 = 2 << 20;
@@ -57,22 +57,27 @@ async fn the_database_shrinks_when_most_of_it_was_purged() {
     let mut client = sagas(address).await;
     let (begun, mut longest) = (now(), 0);
     while size(data, "sagad.db") > before / 4 {
-        assert!(begun.elapsed() < PATIENCE, "it stays at {} of {before}:\n{}", size(data, "sagad.db"), daemon.log());
-        heartbeat(&mut client, &kept).await.expect("others are served meanwhile");
+        assert!(
+            begun.elapsed() < WAIT_MAX,
+            "it does not shrink: {} of {before}:\n{}",
+            size(data, "sagad.db"),
+            daemon.log()
+        );
+        heartbeat(&mut client, &kept).await.expect("other calls are served meanwhile");
         longest = longest.max(size(data, "sagad.db-wal"));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(longest < WAL_BYTES * 3 / 2, "the log reached {longest}");
-    // It ends by itself, and leaves some room to those who write next.
+    // Shrinking ends by itself and leaves some free pages for later writes.
     while !daemon.log().contains("free pages were given back") {
-        assert!(begun.elapsed() < PATIENCE, "it doesn't end:\n{}", daemon.log());
+        assert!(begun.elapsed() < WAIT_MAX, "shrinking does not end:\n{}", daemon.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     daemon.terminate().await;
     check(data);
 }
 
-/// What `sagad check` says of a store.
+/// The output of `sagad check`.
 fn told(data: &Path) -> String {
     let output = run(&["check", "--data", data.to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
@@ -80,7 +85,7 @@ fn told(data: &Path) -> String {
 }
 
 #[tokio::test]
-async fn free_room_is_told_of_and_given_back_at_once() {
+async fn check_reports_free_pages_and_vacuum_frees_them() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path();
     let mut daemon = Launch::on(data).start();
@@ -102,12 +107,12 @@ async fn free_room_is_told_of_and_given_back_at_once() {
     assert!(!told(data).contains("are unused"));
     let mut daemon = Launch::on(data).start();
     let address = daemon.address();
-    get(&mut sagas(address).await, "kept").await.expect("it is as it was");
+    get(&mut sagas(address).await, "kept").await.expect("the saga is unchanged");
     daemon.terminate().await;
 }
 
-/// How often the writer has waited for something.
-fn writer_turns(daemon: &Daemon) -> u64 {
+/// The number of voluntary context switches of the writer.
+fn writer_wakeups(daemon: &Daemon) -> u64 {
     let tasks = format!("/proc/{}/task", daemon.pid().as_raw_nonzero());
     let tasks = fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path());
     let of = |task: PathBuf| {
@@ -115,7 +120,7 @@ fn writer_turns(daemon: &Daemon) -> u64 {
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         (field("Name:")? == "sagad-writer").then(|| field("voluntary_ctxt_switches:").unwrap().parse().unwrap())
     };
-    tasks.into_iter().find_map(of).expect("there is a writer")
+    tasks.into_iter().find_map(of).expect("there is a writer thread")
 }
 
 #[tokio::test]
@@ -133,15 +138,15 @@ async fn the_log_shrinks_when_a_long_read_is_over() {
         number += 1;
         create(&mut client, &format!("task-{number}"), 60_000).await.unwrap();
     }
-    // Until then it waits, and doesn't ask again and again.
-    let turns = writer_turns(&daemon);
+    // Until then the writer waits, without polling.
+    let wakeups = writer_wakeups(&daemon);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let turns = writer_turns(&daemon) - turns;
-    assert!(turns < 60, "the writer woke up {turns} times within a second, with nothing to do");
+    let wakeups = writer_wakeups(&daemon) - wakeups;
+    assert!(wakeups < 60, "the writer woke up {wakeups} times within a second, with nothing to do");
     reader.execute_batch("COMMIT").unwrap();
     let begun = now();
     while size(data, "sagad.db-wal") > WAL_BYTES {
-        assert!(begun.elapsed() < PATIENCE, "it stays at {}", size(data, "sagad.db-wal"));
+        assert!(begun.elapsed() < WAIT_MAX, "it does not shrink: {}", size(data, "sagad.db-wal"));
         number += 1;
         create(&mut client, &format!("task-{number}"), 60_000).await.unwrap();
     }

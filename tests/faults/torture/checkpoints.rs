@@ -1,28 +1,28 @@
-//! Kills while the log is copied into the database, and while it begins anew: moments that take a few milliseconds of
-//! many seconds, so they are aimed at. `strace` kills the daemon at its N-th call that writes to, or syncs, the one file.
+//! Kills while the log is copied into the database, and while the log is restarted. Random kills seldom hit these few
+//! milliseconds, so `strace` kills the daemon at its N-th write or sync of one of the files.
 
 use std::path::Path;
 
 use rand::random_range;
 use sagad::proto::*;
 
-use super::{supervisor::number_from_environment, verify};
+use super::verify;
 use crate::support::{self, Launch, Sagas, check, needs};
 
-/// Enough for three logs of the smallest size.
+/// Enough sagas for three logs of the smallest size.
 const SAGAS_MAX: usize = 600;
 const PAYLOAD_BYTES: usize = 5000;
 
-/// A file, calls, and which of them to be killed at.
-struct Aim {
+/// A file, system calls, and the numbers of the calls at which the daemon is killed.
+struct KillPoints {
     file: &'static str,
     calls: &'static str,
     at: Vec<usize>,
 }
 
-/// Every so many of them, from any on; `TORTURE_EVERY=1` takes all.
+/// Every `stride`-th number, from a random one; `TORTURE_EVERY=1` takes all.
 fn every(stride: usize, most: usize) -> Vec<usize> {
-    let stride = number_from_environment("TORTURE_EVERY").map_or(stride, |every| every.max(1) as usize);
+    let stride = support::number("TORTURE_EVERY").map_or(stride, |every: usize| every.max(1));
     (random_range(1..=stride)..=most).step_by(stride).collect()
 }
 
@@ -30,7 +30,7 @@ fn payload(number: usize) -> Vec<u8> {
     vec![number as u8; PAYLOAD_BYTES]
 }
 
-/// Makes sagas until the daemon is gone; returns how many were acknowledged.
+/// Creates sagas until the daemon has ended; returns how many were acknowledged.
 async fn make_until_gone(sagas: &mut Sagas) -> usize {
     for number in 0..SAGAS_MAX {
         let request = CreateSagaRequest {
@@ -45,11 +45,11 @@ async fn make_until_gone(sagas: &mut Sagas) -> usize {
     SAGAS_MAX
 }
 
-/// Lets it be killed, and returns whether it was, while it served.
-async fn killed_at(directory: &Path, aim: &Aim, call: usize) -> bool {
-    // The file, too: two aims may come to the same calls and the same number.
+/// Runs a daemon that is killed at this call; returns true if that happened while it served.
+async fn killed_at(directory: &Path, aim: &KillPoints, call: usize) -> bool {
+    // With the file's name: two entries may have the same calls and numbers.
     let data = directory.join(format!("{}-{}-{call}", aim.file, aim.calls));
-    // A store that is there: what is aimed at is not its making.
+    // On an existing store, so that its creation is not hit.
     Launch::on(&data).start().terminate().await;
     let file = data.join(aim.file);
     let (trace, inject) = (format!("trace={}", aim.calls), format!("inject={}:signal=KILL:when={call}", aim.calls));
@@ -74,9 +74,9 @@ async fn killed_at(directory: &Path, aim: &Aim, call: usize) -> bool {
     for number in 0..acknowledged {
         let saga = verify::get(&mut sagas, &format!("task-{number}")).await;
         let saga = saga.unwrap_or_else(|| panic!("task-{number} of {acknowledged} is lost: {} {call}", aim.calls));
-        assert!(saga.payload == payload(number), "task-{number} has other contents");
+        assert!(saga.payload == payload(number), "task-{number} has wrong contents");
     }
-    // The last one may have happened, unheard.
+    // The last creation may have happened without an answer.
     assert!(verify::list(&mut sagas).await.len() - acknowledged <= 1);
     daemon.terminate().await;
     check(&data);
@@ -84,17 +84,17 @@ async fn killed_at(directory: &Path, aim: &Aim, call: usize) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_a_checkpoint_that_was_cut_off_loses_nothing() {
+async fn p1_a_killed_checkpoint_loses_nothing() {
     needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let aims = [
-        // In the middle of the copying, of the first time and the next.
-        Aim { file: "sagad.db", calls: "pwrite64", at: every(120, 500) },
-        // When all is copied and not synced; when it is.
-        Aim { file: "sagad.db", calls: "fsync,fdatasync", at: every(2, 6) },
-        // About where the log begins anew, with its header.
-        Aim { file: "sagad.db-wal", calls: "pwrite64", at: every(170, 700) },
-        Aim { file: "sagad.db-wal", calls: "fsync,fdatasync", at: every(130, 400) },
+        // During the first and the second checkpoint.
+        KillPoints { file: "sagad.db", calls: "pwrite64", at: every(120, 500) },
+        // After all is copied, before and after the sync.
+        KillPoints { file: "sagad.db", calls: "fsync,fdatasync", at: every(2, 6) },
+        // Around the restart of the log, with its new header.
+        KillPoints { file: "sagad.db-wal", calls: "pwrite64", at: every(170, 700) },
+        KillPoints { file: "sagad.db-wal", calls: "fsync,fdatasync", at: every(130, 400) },
     ];
     for aim in aims {
         let mut killed = 0;

@@ -1,5 +1,5 @@
-//! Kills while a store is brought to a newer version of its schema: at each call to the kernel that writes. The newer
-//! version is made up here, so that it changes much. It is this test's own program that migrates, and is killed.
+//! Kills while a store is migrated to a newer schema, at each system call that writes. The newer version is invented here, so that
+//! it changes much. The test program itself migrates the store and is killed.
 
 use std::{
     env, fs,
@@ -16,24 +16,24 @@ use sagad::store::sqlite::{
     open_writer,
 };
 
-use super::moments::{calls, kill_at, make_one};
+use super::kills_at_writes::{calls, kill_at, make_one};
 use crate::support::{self, Launch, check, copy_data, needs};
 
-/// The version that this program's stores have.
+/// The current schema version.
 const NOW: i64 = MIGRATIONS.len() as i64;
-/// The one that is made up.
+/// The invented next version.
 const NEXT: i64 = NOW + 1;
-/// Changes every saga, and more than fits into one page.
+/// A migration that adds a row for every saga, more than fits into one page.
 const CHANGE: &str = "CREATE TABLE second (saga INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;
                       INSERT INTO second SELECT id, hex(zeroblob(3000)) FROM saga;
                       UPDATE meta SET value = value + 1000 WHERE key = 'revision_floor';";
 const STORE: &str = "SAGAD_TEST_STORE_TO_MIGRATE";
-/// What that store's version is, if it is one of before.
+/// The store's schema version, if it is an earlier one.
 const VERSION: &str = "SAGAD_TEST_VERSION_TO_MIGRATE";
-/// A store as a daemon of version 2 left it.
+/// A store of a daemon with schema version 2.
 const OF_VERSION_2: &str = include_str!("../../../src/store/sqlite/store_2.sql");
 
-/// All versions with the one that is made up.
+/// All migrations and the invented one.
 fn with_next() -> Vec<&'static str> {
     MIGRATIONS.iter().copied().chain([CHANGE]).collect()
 }
@@ -46,7 +46,7 @@ fn open(store: &Path) -> Connection {
     connection
 }
 
-/// The schema's version, how many sagas have their second row, and the floor of revisions.
+/// The schema version, the number of sagas with the added row, and the floor of revisions.
 fn state(store: &Path) -> (i64, i64, i64) {
     let connection = open(store);
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
@@ -58,21 +58,21 @@ fn state(store: &Path) -> (i64, i64, i64) {
     (version, rows, number("SELECT value FROM meta WHERE key = 'revision_floor'"))
 }
 
-/// What the killed process does; not a test of its own.
+/// Runs in the killed process; not a test by itself.
 #[test]
-#[ignore = "no test: the process that p1_a_migration_that_was_cut_off_is_done_by_the_next starts and kills"]
-fn migrates_a_store_of_another_test() {
+#[ignore = "no test: the process that p1_a_killed_migration_is_completed_by_the_next_attempt starts and kills"]
+fn migrates_the_store_named_in_the_environment() {
     let Some(store) = env::var_os(STORE) else { return };
     let mut connection = open(store.as_ref());
     let migrated = match env::var(VERSION) {
         Ok(version) => migrate(&mut connection, FoundDatabase::Ours(version.parse().unwrap()), MIGRATIONS),
         Err(_) => migrate(&mut connection, FoundDatabase::Ours(NOW as i32), &with_next()),
     };
-    migrated.expect("it is brought up to date");
+    migrated.expect("the store is migrated");
 }
 
 #[tokio::test]
-async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
+async fn p1_a_killed_migration_is_completed_by_the_next_attempt() {
     needs!("strace");
     const SAGAS: i64 = 40;
     let directory = tempfile::tempdir().unwrap();
@@ -82,7 +82,7 @@ async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
     for _ in 0..SAGAS {
         make_one(address, 5000).await;
     }
-    // Some of it is in the log alone.
+    // A part of the store is only in the log.
     daemon.kill().await;
     let (_, _, floor) = state(&copied(&begun, &directory.path().join("looked-at")));
     let (mut before, mut after) = (0, 0);
@@ -96,14 +96,14 @@ async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
         }
         let version = state(&store).0;
         if version == NOW {
-            // As it was, it is a store like any other.
+            // A store that was not migrated works as before.
             let copy = copied(store.parent().unwrap(), &directory.path().join(format!("copy-{call}")));
             assert_eq!(inspect(&copy).unwrap(), FoundDatabase::Ours(NOW as i32));
             check(copy.parent().unwrap());
         }
         migrate(&mut open(&store), FoundDatabase::Ours(version as i32), &with_next()).unwrap();
         assert_eq!(state(&store), (NEXT, SAGAS, floor + 1000), "killed at call {call}");
-        // To this program it is a newer one's.
+        // The daemon refuses the newer version.
         let data = store.parent().unwrap();
         fs::remove_file(data.join("sagad.lock")).ok();
         let (status, log) = Launch::on(data).refused();
@@ -112,12 +112,14 @@ async fn p1_a_migration_that_was_cut_off_is_done_by_the_next() {
             break;
         }
     }
-    eprintln!("killed while migrating: {before} times it had not happened, {after} times it had (the last one unhurt)");
+    eprintln!(
+        "killed while migrating: {before} times it had not happened, {after} times it had (the last one was not killed)"
+    );
     assert!(before > 5 && after > 0, "too few calls were hit: {before}, {after}");
     support::check(&begun);
 }
 
-/// A process that migrates a store, killed at its so manieth call to the system.
+/// Runs a process that migrates a store and is killed at this system call.
 fn killed_while_migrating(store: &Path, call: usize, settings: &[(&str, &str)]) -> Output {
     let (_binary, module) = module_path!().split_once("::").unwrap();
     Command::new("strace")
@@ -125,16 +127,16 @@ fn killed_while_migrating(store: &Path, call: usize, settings: &[(&str, &str)]) 
         .args(kill_at(call))
         .arg("--")
         .arg(env::current_exe().unwrap())
-        .args(["--ignored", "--exact", &format!("{module}::migrates_a_store_of_another_test")])
+        .args(["--ignored", "--exact", &format!("{module}::migrates_the_store_named_in_the_environment")])
         .env(STORE, store)
         .envs(settings.iter().copied())
         .output()
         .unwrap()
 }
 
-/// The real step from the version before to this one, which moves what is in flight and renames tables.
+/// The real migration from version 2 to 3, which moves sagas in flight and renames tables.
 #[test]
-fn p1_the_step_from_version_2_that_was_cut_off_is_done_by_the_next_start() {
+fn p1_a_killed_migration_from_version_2_is_completed_by_the_next_start() {
     needs!("strace");
     let directory = tempfile::tempdir().unwrap();
     let begun = directory.path().join("begun");
@@ -149,7 +151,7 @@ fn p1_the_step_from_version_2_that_was_cut_off_is_done_by_the_next_start() {
             NOW => after += 1,
             other => panic!("version {other}, killed at call {call}"),
         }
-        // As it is, and as the next start makes it.
+        // As it was left, and after the next start.
         for _ in 0..2 {
             let report = check_file(&store).unwrap();
             assert_eq!((report.problems, report.sagas, report.events), (Vec::new(), 13, 33), "killed at call {call}");
@@ -159,7 +161,9 @@ fn p1_the_step_from_version_2_that_was_cut_off_is_done_by_the_next_start() {
             break;
         }
     }
-    eprintln!("killed while migrating: {before} times it had not happened, {after} times it had (the last one unhurt)");
+    eprintln!(
+        "killed while migrating: {before} times it had not happened, {after} times it had (the last one was not killed)"
+    );
     assert!(before > 5 && after > 0, "too few calls were hit: {before}, {after}");
 }
 

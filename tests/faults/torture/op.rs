@@ -1,17 +1,17 @@
-//! The changes that clients make: sent, and what they leave in the history.
+//! [`Op`]: a change of a client, its call, and its events in the history.
 
 use sagad::proto::*;
 use tonic::Status;
 
 use crate::support::Sagas;
 
-/// What an accepted change answers with.
+/// The answer to an accepted change.
 pub enum Answer {
     Sagas(Vec<Saga>),
     Lease(Lease),
 }
 
-/// One call that changes something. Each but a heartbeat carries a `request_id`.
+/// A changing call. Each except a heartbeat has a `request_id`.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant, reason = "there are few of them at a time")]
 pub enum Op {
@@ -19,7 +19,7 @@ pub enum Op {
     Batch(BatchCreateSagasRequest),
     Dispatch(DispatchRequest),
     Claim(ClaimRequest),
-    /// With the sagas that it may find.
+    /// With the sagas that it may claim.
     ClaimNext(ClaimNextRequest, Vec<String>),
     Heartbeat(HeartbeatRequest),
     Register(RegisterCompensationRequest),
@@ -92,12 +92,12 @@ impl Op {
         }
     }
 
-    /// Whether all of its sagas change, or none; else one of them at most.
+    /// True if all of its sagas change or none. Otherwise at most one of them changes.
     pub fn is_all_or_none(&self) -> bool {
         !matches!(self, Op::ClaimNext(..))
     }
 
-    /// Whether it, and nothing else, can have left these events (those of lease_expired by itself are not among them).
+    /// True if this call alone can have caused these events (without lease_expired).
     pub fn explains(&self, events: &[SagaEvent]) -> bool {
         use EventType as E;
         let (main, further): (&[E], &[E]) = match self {
@@ -122,7 +122,7 @@ impl Op {
             Some((last, before)) => (last, before),
             None => return true,
         };
-        // A registration of several is an event each; the last is as the others.
+        // A registration of several compensations has an event for each.
         let repeats = matches!(self, Op::Register(_));
         main.contains(&last.r#type())
             && before.iter().all(|event| further.contains(&event.r#type()) || repeats && main.contains(&event.r#type()))

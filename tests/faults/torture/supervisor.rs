@@ -1,4 +1,4 @@
-//! Who starts, kills and compares.
+//! The supervisor: starts the daemon, kills it, and compares the store with the clients' records.
 
 use std::{
     collections::BTreeMap,
@@ -15,27 +15,27 @@ use sagad::proto::GetStatsRequest;
 use tokio::sync::watch;
 
 use super::{
-    client::Client,
+    torture_client::TortureClient,
     verify::{verify, verify_contents},
-    watcher::{Record, Watcher},
+    watcher::{TailRecord, Watcher},
 };
 use crate::support::{self, Daemon, Launch, Sagas};
 
-/// Clients that work at a time.
+/// The number of clients.
 const CLIENTS: usize = 8;
 
-/// What is to be done to one store.
-pub struct Plan {
+/// The settings for one store.
+pub struct TorturePlan {
     pub seed: u64,
     pub kills: u64,
     pub args: Vec<String>,
 }
 
-/// What was done.
+/// What was done, in numbers.
 #[derive(Default)]
-pub struct Tally {
+pub struct TortureCounts {
     kills: u64,
-    /// Of those, before the daemon said that it serves.
+    /// Kills before the daemon served.
     early: u64,
     pub acknowledged: u64,
     refused: u64,
@@ -46,8 +46,8 @@ pub struct Tally {
     calls: BTreeMap<&'static str, u64>,
 }
 
-impl Tally {
-    pub fn add(&mut self, other: Tally) {
+impl TortureCounts {
+    pub fn add(&mut self, other: TortureCounts) {
         self.kills += other.kills;
         self.early += other.early;
         self.acknowledged += other.acknowledged;
@@ -62,7 +62,7 @@ impl Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for TortureCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -81,23 +81,19 @@ impl fmt::Display for Tally {
     }
 }
 
-/// A number that whoever runs the test has chosen.
-pub fn number_from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
-}
-
-/// Tortures one store.
-pub async fn run(plan: Plan) -> Tally {
+/// Runs all kills with one store.
+pub async fn run(plan: TorturePlan) -> TortureCounts {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let mut launch = Launch::on(&data).arg("--restart-grace=200ms").arg("--log=warn");
     launch.args.extend(plan.args);
     let mut rng = StdRng::seed_from_u64(plan.seed);
     let highest = Arc::new(AtomicI64::new(0));
-    let mut clients: Vec<_> = (0..CLIENTS).map(|number| Client::new(plan.seed, number, highest.clone())).collect();
+    let mut clients: Vec<_> =
+        (0..CLIENTS).map(|number| TortureClient::new(plan.seed, number, highest.clone())).collect();
     let (told, addresses) = watch::channel(None);
     let watcher = Watcher::follow(addresses);
-    let mut tally = Tally::default();
+    let mut tally = TortureCounts::default();
     while tally.kills < plan.kills {
         if rng.random_bool(0.25) {
             kill_early(&mut rng, &launch, &mut tally).await;
@@ -136,8 +132,8 @@ pub async fn run(plan: Plan) -> Tally {
     tally
 }
 
-/// Kills a daemon that has just been started: on its way to serving, or right behind it.
-async fn kill_early(rng: &mut StdRng, launch: &Launch, tally: &mut Tally) {
+/// Starts a daemon and kills it before it serves or just afterwards.
+async fn kill_early(rng: &mut StdRng, launch: &Launch, tally: &mut TortureCounts) {
     let mut daemon = launch.spawn();
     let served = daemon.address_within(Duration::from_micros(rng.random_range(0..25_000))).is_some();
     daemon.kill().await;
@@ -145,19 +141,19 @@ async fn kill_early(rng: &mut StdRng, launch: &Launch, tally: &mut Tally) {
     tally.early += u64::from(!served);
 }
 
-async fn compare(sagas: &mut Sagas, clients: &mut [Client], tally: &mut Tally) {
+async fn compare(sagas: &mut Sagas, clients: &mut [TortureClient], tally: &mut TortureCounts) {
     let (happened, not) = verify(sagas, clients).await;
     tally.happened += happened;
     tally.not_happened += not;
 }
 
-/// Lets all clients work, kills the daemon amid it, and returns the clients with their ledgers.
+/// Lets all clients work, kills the daemon meanwhile, and returns the clients with their records.
 async fn work_and_kill(
     rng: &mut StdRng,
     daemon: &mut Daemon,
     address: SocketAddr,
-    clients: Vec<Client>,
-) -> Vec<Client> {
+    clients: Vec<TortureClient>,
+) -> Vec<TortureClient> {
     let working: Vec<_> = clients.into_iter().map(|client| tokio::spawn(client.work(address))).collect();
     let most = if rng.random_bool(0.3) { 100_000 } else { 1_200_000 };
     tokio::time::sleep(Duration::from_micros(rng.random_range(0..most))).await;
@@ -165,15 +161,16 @@ async fn work_and_kill(
     daemon.kill().await;
     let mut back = Vec::new();
     for client in working {
-        back.push(client.await.expect("a client goes on until the daemon is gone"));
+        back.push(client.await.expect("a client runs until the daemon has ended"));
     }
     back
 }
 
-/// `sagad check` on what the kill has left: now there, now on a copy, so that the next start finds it as it was left.
+/// Runs `sagad check` after a kill: sometimes in place, sometimes on a copy, so that the next start finds the store as it was
+/// left.
 fn verify_at_rest(rng: &mut StdRng, data: &Path, beside: &Path) {
     let there = data.join("sagad.db").metadata().is_ok_and(|metadata| metadata.len() > 0);
-    // A daemon that was killed before it had made its store has left none.
+    // A daemon that was killed before it created its store has left none.
     if !there || !has_tables(data) {
         return;
     }
@@ -187,7 +184,7 @@ fn verify_at_rest(rng: &mut StdRng, data: &Path, beside: &Path) {
     std::fs::remove_dir_all(&copy).unwrap();
 }
 
-/// Whether there is a store, and not only the file for one.
+/// True if there is a store, and not only an empty file.
 fn has_tables(data: &Path) -> bool {
     let copy = tempfile::tempdir().unwrap();
     support::copy_data(data, copy.path());
@@ -195,8 +192,8 @@ fn has_tables(data: &Path) -> bool {
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0)).unwrap() > 0
 }
 
-/// What the watcher saw is the history, event by event.
-fn compare_history(record: &Record, data: &Path) {
+/// Asserts that the watcher's record equals the history.
+fn compare_history(record: &TailRecord, data: &Path) {
     let connection = Connection::open(data.join("sagad.db")).unwrap();
     let sql = "SELECT e.revision, s.task_id, e.to_state FROM event e JOIN saga s ON s.id = e.saga ORDER BY e.revision";
     let mut statement = connection.prepare(sql).unwrap();
@@ -204,8 +201,8 @@ fn compare_history(record: &Record, data: &Path) {
     let stored: Vec<(i64, String, i32)> = stored.unwrap().map(Result::unwrap).collect();
     let seen = record.events.iter().map(|event| (event.revision, event.task_id.clone(), event.to_state));
     let seen: Vec<_> = seen.collect();
-    assert_eq!(seen.len(), stored.len(), "the watcher saw another number of events than there are");
+    assert_eq!(seen.len(), stored.len(), "the watcher received another number of events than are stored");
     for (seen, stored) in seen.iter().zip(&stored) {
-        assert_eq!(seen, stored, "the watcher saw another event than there is");
+        assert_eq!(seen, stored, "the watcher received another event than is stored");
     }
 }

@@ -1,4 +1,4 @@
-//! After a restart: what the ledger says against what the daemon has.
+//! Compares the clients' records with the daemon after a restart.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,13 +6,13 @@ use sagad::proto::*;
 use tonic::Code;
 
 use super::{
-    client::Client,
     op::{Answer, Op},
+    torture_client::TortureClient,
 };
 use crate::support::Sagas;
 
-/// Compares everything, and repeats what was not answered. Returns how many of those had happened, and how many not.
-pub async fn verify(sagas: &mut Sagas, clients: &mut [Client]) -> (u64, u64) {
+/// Compares everything, and repeats unanswered calls. Returns how many of those had happened, and how many had not.
+pub async fn verify(sagas: &mut Sagas, clients: &mut [TortureClient]) -> (u64, u64) {
     let listed = list(sagas).await;
     let (mut happened, mut not) = (0, 0);
     for client in clients.iter_mut() {
@@ -26,7 +26,7 @@ pub async fn verify(sagas: &mut Sagas, clients: &mut [Client]) -> (u64, u64) {
                 listed.get(&known.task_id).unwrap_or_else(|| panic!("an acknowledged saga is lost: {known:?}"));
             if without_contents(known) != *current {
                 let (current, events) = look(sagas, known).await;
-                assert!(events.is_empty(), "nobody asked for this change of {known:?}: {events:?}");
+                assert!(events.is_empty(), "no call caused this change of {known:?}: {events:?}");
                 assert_same(known, &current, &events);
             }
         }
@@ -36,14 +36,14 @@ pub async fn verify(sagas: &mut Sagas, clients: &mut [Client]) -> (u64, u64) {
     }
     let total: usize = clients.iter().map(|client| client.known.len()).sum();
     let now = list(sagas).await.len();
-    assert_eq!(now, total, "sagas that nobody knows of are there");
+    assert_eq!(now, total, "there are sagas that no client created");
     verify_counts(sagas).await;
     (happened, not)
 }
 
-/// What is counted without looking at the sagas is what is there.
+/// The counts of `GetStats` agree with the sagas.
 async fn verify_counts(sagas: &mut Sagas) {
-    // Leases that run out between the two looks may change it.
+    // A lease that expires between the two reads may change the counts.
     for _ in 0..20 {
         let stats = sagas.get_stats(GetStatsRequest {}).await.unwrap().into_inner();
         let listed = list(sagas).await;
@@ -56,14 +56,14 @@ async fn verify_counts(sagas: &mut Sagas) {
             .queues
             .iter()
             .flat_map(|queue| queue.states.iter().map(|count| ((queue.queue.clone(), count.state), count.count)));
-        assert_eq!(counted.collect::<BTreeMap<_, _>>(), there, "what is counted, and what is there");
+        assert_eq!(counted.collect::<BTreeMap<_, _>>(), there, "the counts and the sagas");
         return;
     }
-    panic!("the store does not come to rest");
+    panic!("the counts keep changing");
 }
 
-/// Reads again what each client knows, contents included.
-pub async fn verify_contents(sagas: &mut Sagas, clients: &[Client]) {
+/// Compares each saga with its client's record, contents included.
+pub async fn verify_contents(sagas: &mut Sagas, clients: &[TortureClient]) {
     for known in clients.iter().flat_map(|client| client.known.values()) {
         let current = get(sagas, &known.task_id).await.unwrap_or_else(|| panic!("lost: {known:?}"));
         assert_eq!(
@@ -73,9 +73,9 @@ pub async fn verify_contents(sagas: &mut Sagas, clients: &[Client]) {
     }
 }
 
-/// Finds out whether a call that was not answered happened, holds it to whole or not at all, and repeats it: afterwards it
-/// has happened, once.
-async fn settle(sagas: &mut Sagas, client: &mut Client, op: Op) -> bool {
+/// Determines whether an unanswered call happened, which must be completely or not at all, and repeats it. Afterwards it must have
+/// happened once.
+async fn settle(sagas: &mut Sagas, client: &mut TortureClient, op: Op) -> bool {
     let mut changed = 0;
     let mut unchanged = 0;
     for task_id in op.tasks() {
@@ -103,15 +103,15 @@ async fn settle(sagas: &mut Sagas, client: &mut Client, op: Op) -> bool {
         }
     }
     if op.is_all_or_none() {
-        assert!(changed == 0 || unchanged == 0, "half of it happened: {op:?}");
+        assert!(changed == 0 || unchanged == 0, "a part of it happened: {op:?}");
     } else {
-        assert!(changed <= 1, "more happened than was asked for: {op:?}");
+        assert!(changed <= 1, "more sagas changed than requested: {op:?}");
     }
     repeat(sagas, client, &op, changed > 0).await;
     changed > 0
 }
 
-/// Whether a saga was changed by a call: if so, wholly; if not, not at all.
+/// True if a saga was changed by a call; asserts that it changed completely or not at all.
 fn is_changed(op: &Op, known: &Saga, current: &Saga, events: &[SagaEvent]) -> bool {
     if !events.is_empty() {
         assert_whole(op, current, events);
@@ -121,7 +121,7 @@ fn is_changed(op: &Op, known: &Saga, current: &Saga, events: &[SagaEvent]) -> bo
         assert_same(known, current, events);
         return false;
     };
-    // A lease that nobody extended may look otherwise: it has grace after a start, or has run out since.
+    // A lease may look different without a heartbeat: it has a grace after a start, or has expired since.
     let is_extended = |lease: &Lease, now: &Lease| {
         (lease.heartbeat_time, lease.expire_time, lease.ttl) != (now.heartbeat_time, now.expire_time, now.ttl)
     };
@@ -131,7 +131,7 @@ fn is_changed(op: &Op, known: &Saga, current: &Saga, events: &[SagaEvent]) -> bo
         expected.lease = current.lease.clone();
         expected.progress = request.progress.clone().unwrap_or(expected.progress);
     }
-    assert_eq!(expected.progress, current.progress, "half a heartbeat: {op:?}");
+    assert_eq!(expected.progress, current.progress, "a part of a heartbeat: {op:?}");
     assert_same(&expected, current, events);
     extended
 }
@@ -141,12 +141,11 @@ fn assert_whole(op: &Op, current: &Saga, events: &[SagaEvent]) {
     assert!(op.explains(events), "{op:?} does not explain {events:?}");
     assert!(last.revision <= current.revision, "{last:?} {current:?}");
     let is_last = last.revision == current.revision;
-    assert!(!is_last || last.to_state == current.state, "event and state differ: {last:?} {current:?}");
+    assert!(!is_last || last.to_state == current.state, "the event and the state differ: {last:?} {current:?}");
 }
 
-/// The same call again: it is accepted as before, or done now; never both. A lease that ran out meanwhile, and the like,
-/// may refuse it.
-async fn repeat(sagas: &mut Sagas, client: &mut Client, op: &Op, happened: bool) {
+/// Repeats a call: it is answered as a repeat, or executed now, but never both. It may be refused, such as after an expiry.
+async fn repeat(sagas: &mut Sagas, client: &mut TortureClient, op: &Op, happened: bool) {
     let mut before = HashMap::new();
     for task_id in op.tasks() {
         let events = history(sagas, &task_id, 0).await;
@@ -155,7 +154,7 @@ async fn repeat(sagas: &mut Sagas, client: &mut Client, op: &Op, happened: bool)
     let answered = op.send(sagas).await;
     if let Err(status) = &answered {
         assert!(!crate::support::reason(status).is_empty(), "{op:?}: {status:?}");
-        assert_ne!(status.code(), Code::AlreadyExists, "a repeat is known by its request_id: {op:?} {status:?}");
+        assert_ne!(status.code(), Code::AlreadyExists, "a repeat is recognized by its request_id: {op:?} {status:?}");
     }
     let mut grown = 0;
     for task_id in op.tasks() {
@@ -171,7 +170,7 @@ async fn repeat(sagas: &mut Sagas, client: &mut Client, op: &Op, happened: bool)
     }
 }
 
-/// The saga now, and what happened to it since it was known, but for leases that ran out.
+/// The present saga, and its events since the record, without expiries.
 async fn look(sagas: &mut Sagas, known: &Saga) -> (Saga, Vec<SagaEvent>) {
     let current = get(sagas, &known.task_id).await.unwrap_or_else(|| panic!("an acknowledged saga is lost: {known:?}"));
     assert!(current.revision >= known.revision, "a revision was lost: {known:?} {current:?}");
@@ -180,12 +179,12 @@ async fn look(sagas: &mut Sagas, known: &Saga) -> (Saga, Vec<SagaEvent>) {
     (current, events)
 }
 
-/// What the passing of time does: a lease runs out, and with it a saga that is to be cancelled comes to be undone.
+/// True for events without a call: an expiry, and the compensation of a cancelled saga that follows it.
 fn is_by_itself(event: &SagaEvent) -> bool {
     event.r#type() == EventType::LeaseExpired || event.actor == "sagad"
 }
 
-/// Asserts that nothing but the passing of time happened to a saga.
+/// Asserts that a saga was changed only by time.
 fn assert_same(known: &Saga, current: &Saga, events: &[SagaEvent]) {
     let mut expected = known.clone();
     let ran_out = current.revision > known.revision;
@@ -200,20 +199,20 @@ fn assert_same(known: &Saga, current: &Saga, events: &[SagaEvent]) {
     }
     expected.stale = current.stale;
     if let (Some(lease), Some(now)) = (&mut expected.lease, &current.lease) {
-        // A lease that was ended stays so; one that stood may have run out since, or has grace after a start.
+        // An ended lease stays ended; another may have expired since, or has a grace after a start.
         if matches!(lease.standing(), LeaseStanding::Held | LeaseStanding::Expired) {
             let ended = now.standing() == LeaseStanding::EndedByHolder;
-            assert!(!ended, "nobody was told that its holder ended it: {now:?}");
+            assert!(!ended, "no acknowledged call ended the lease: {now:?}");
             lease.standing = now.standing;
             lease.effective_expire_time = now.effective_expire_time;
         }
     }
-    // What is over is not shown.
+    // A lease that is over is not shown.
     expected.not_before = expected.not_before.filter(|_| current.not_before.is_some());
     assert_eq!(&expected, current, "the acknowledged state and the present one");
 }
 
-/// As a list shows it.
+/// The saga as a list shows it.
 fn without_contents(saga: &Saga) -> Saga {
     Saga { payload: Default::default(), progress: Default::default(), result: Default::default(), ..saga.clone() }
 }
@@ -232,7 +231,7 @@ pub async fn list(sagas: &mut Sagas) -> HashMap<String, Saga> {
     let mut request = ListSagasRequest { page_size: 1000, ..ListSagasRequest::default() };
     let mut all = HashMap::new();
     loop {
-        let page = sagas.list_sagas(request.clone()).await.expect("sagas can be listed").into_inner();
+        let page = sagas.list_sagas(request.clone()).await.expect("the sagas are listed").into_inner();
         for saga in page.sagas {
             let again = all.insert(saga.task_id.clone(), saga);
             assert!(again.is_none(), "listed twice: {again:?}");

@@ -1,4 +1,4 @@
-//! A watcher that is cut off with every kill and goes on from the last revision it received.
+//! [`Watcher`]: is disconnected by every kill and resumes from its last revision.
 
 use std::{
     net::SocketAddr,
@@ -12,40 +12,40 @@ use tonic::Code;
 
 use crate::support;
 
-/// What a watcher received.
+/// The items that a watcher received.
 #[derive(Default)]
-pub struct Record {
+pub struct TailRecord {
     pub events: Vec<SagaEvent>,
-    /// The last revision received, be it a bookmark's.
+    /// The last received revision, also of a bookmark.
     pub last: i64,
-    /// How often it had to begin again.
+    /// How often it resumed.
     pub resumed: u64,
 }
 
-/// A running watcher; it follows the daemon from address to address.
+/// A running watcher; it follows the daemon to each new address.
 pub struct Watcher {
-    pub record: Arc<Mutex<Record>>,
+    pub record: Arc<Mutex<TailRecord>>,
     task: JoinHandle<()>,
 }
 
 impl Watcher {
     pub fn follow(addresses: watch::Receiver<Option<SocketAddr>>) -> Self {
-        let record = Arc::new(Mutex::new(Record::default()));
+        let record = Arc::new(Mutex::new(TailRecord::default()));
         Watcher { record: record.clone(), task: tokio::spawn(follow(addresses, record)) }
     }
 
-    /// Waits until it has seen everything up to a revision, and returns what it saw.
-    pub async fn through(self, head: i64) -> Record {
+    /// Waits until it has everything up to a revision; returns its record.
+    pub async fn through(self, head: i64) -> TailRecord {
         let begun = support::now();
         loop {
             if self.task.is_finished() {
-                self.task.await.expect("the watcher goes on");
-                unreachable!("it never ends by itself");
+                self.task.await.expect("the watcher does not fail");
+                unreachable!("it does not end by itself");
             }
             if self.record.lock().unwrap().last >= head {
                 break;
             }
-            assert!(begun.elapsed() < support::PATIENCE, "the watcher does not get to {head}");
+            assert!(begun.elapsed() < support::WAIT_MAX, "the watcher does not reach {head}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.task.abort();
@@ -53,19 +53,19 @@ impl Watcher {
     }
 }
 
-async fn follow(mut addresses: watch::Receiver<Option<SocketAddr>>, record: Arc<Mutex<Record>>) {
+async fn follow(mut addresses: watch::Receiver<Option<SocketAddr>>, record: Arc<Mutex<TailRecord>>) {
     loop {
         let address = *addresses.borrow_and_update();
         if let Some(address) = address {
             tail(address, &record).await;
         }
-        // A new address, or the same again after a moment.
+        // A new address, or the same one after a moment.
         let _ = tokio::time::timeout(Duration::from_millis(50), addresses.changed()).await;
     }
 }
 
-/// Follows one daemon until it is gone.
-async fn tail(address: SocketAddr, record: &Mutex<Record>) {
+/// Follows one daemon until it has ended.
+async fn tail(address: SocketAddr, record: &Mutex<TailRecord>) {
     let Ok(endpoint) = tonic::transport::Endpoint::from_shared(format!("http://{address}")) else { return };
     let Ok(channel) = endpoint.connect().await else { return };
     let after = record.lock().unwrap().last;
@@ -97,5 +97,5 @@ async fn tail(address: SocketAddr, record: &Mutex<Record>) {
 }
 
 fn assert_gone(status: &tonic::Status, after: i64) {
-    assert_ne!(status.code(), Code::OutOfRange, "the position {after} was received, but is unknown: {status:?}");
+    assert_ne!(status.code(), Code::OutOfRange, "the received position {after} is unknown: {status:?}");
 }

@@ -1,24 +1,24 @@
-//! Every fenced block of every page is run or checked, and what can't be run is limited to what is listed here.
+//! Every fenced block of every page is run or checked, except those that are listed here.
 
 use std::{collections::BTreeSet, fs};
 
 use clap::{CommandFactory, Parser};
 use sagad::cli::Cli;
 
-use super::{Page, root, run::RUN};
+use super::{Page, root, run_blocks::RUN};
 
-/// Its blocks start a daemon of their own: `the_page_does_what_it_shows` of the tests on security runs them.
+/// This page's blocks start a daemon of their own: `the_commands_of_the_secure_page_work` of the tests on security runs them.
 const RUN_ELSEWHERE: &str = "docs/how-to/secure.md";
 
-/// Blocks that nothing runs, by page and language: how many there are.
+/// Blocks that no test runs: page, language and number.
 const NOT_RUN: [(&str, &str, usize); 2] = [
-    // The directories of the sources.
+    // The tree of the sources.
     ("ARCHITECTURE.md", "text", 1),
-    // Four lines of a client in another language.
+    // Four lines of a client.
     (RUN_ELSEWHERE, "python", 1),
 ];
 
-/// Programs of `console` blocks that are not ours.
+/// Programs in `console` blocks other than `sagad` and `cargo`.
 const OTHERS: [&str; 12] = [
     "apt",
     "cargo",
@@ -34,7 +34,7 @@ const OTHERS: [&str; 12] = [
     "systemd-sysusers",
 ];
 
-/// The words of a line, with quotes as a shell has them, as far as these pages use them.
+/// The words of a command line, with the quoting that these pages use.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in line.chars() {
@@ -53,7 +53,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// The commands of a block: lines that go on are joined, and those of one line are told apart.
+/// The commands of a block, with continued lines joined and several commands on a line separated.
 fn commands(text: &str) -> Vec<Vec<String>> {
     let joined = text.replace("\\\n", " ");
     let lines = joined.lines().map(words);
@@ -72,7 +72,7 @@ fn is_assignment(word: &str) -> bool {
         .is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit()))
 }
 
-/// What is wrong with a command that is shown and not run.
+/// The error in a command that is shown but not run; none if it is valid.
 fn wrong(command: &[String]) -> Option<String> {
     let (program, arguments) = command.split_first().unwrap();
     let is_file = || root().join(program).is_file();
@@ -130,7 +130,7 @@ fn each_block_is_run_or_checked() {
     let (keys, mut known) = (keys(), BTreeSet::new());
     variables(&Cli::command(), &mut known);
     let (mut complaints, mut not_run) = (Vec::new(), Vec::new());
-    // The pages of the examples are run by the tests of the five languages, which look for blocks that nothing runs.
+    // The pages of `examples/` are run by `tests/polyglot`, which also finds blocks that are not run.
     let pages = Page::all().into_iter().filter(|page| !page.path.starts_with("examples/") && !page.is_generated());
     for page in pages {
         let is_run = RUN.contains(&page.path.as_str()) || page.path == RUN_ELSEWHERE;
@@ -155,7 +155,7 @@ fn each_block_is_run_or_checked() {
                         .filter(|name| !known.contains(*name))
                         .for_each(|name| complain(format!("no variable {name}")));
                 }
-                // The test of the SQLite backend asks each of these.
+                // `tests/storage/sqlite.rs` runs each of these queries.
                 "sql" if page.path == "docs/reference/tables.md" => {}
                 language => not_run.push((page.path.clone(), language.to_owned())),
             }
@@ -170,7 +170,7 @@ fn each_block_is_run_or_checked() {
 }
 
 #[test]
-fn what_is_shown_and_wrong_is_found() {
+fn wrong_commands_in_blocks_are_detected() {
     let found = |text: &str| commands(text).iter().filter_map(|command| wrong(command)).count();
     assert_eq!(found("sagad list --in-flight   # a comment\nX=1 sagad create --from - 2>>log"), 0);
     assert_eq!(found("sagad lst"), 1);

@@ -1,4 +1,4 @@
-//! Every link between pages, and every anchor, leads somewhere.
+//! Every link between pages, and every anchor, has a target.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -11,7 +11,7 @@ use super::{Page, root};
 fn links(prose: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in prose.lines() {
-        // What is between backticks is code: every other piece.
+        // Every other piece between backticks is code.
         let line: String = line.split('`').step_by(2).collect();
         found.extend(line.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.to_owned())));
     }
@@ -49,7 +49,7 @@ fn resolved(path: &Path) -> PathBuf {
 }
 
 #[test]
-fn each_link_leads_somewhere() {
+fn each_link_has_a_target() {
     let pages: HashMap<String, String> =
         Page::all().into_iter().map(|page| (page.path.clone(), page.split().1)).collect();
     let mut broken = Vec::new();
@@ -66,7 +66,7 @@ fn each_link_leads_somewhere() {
                 broken.push(format!("{page}: {target}: there is no {}", file.display()));
                 continue;
             }
-            // The book and the package have the pages of `docs/` and nothing else.
+            // The book and the package contain only the pages of `docs/`.
             if page.starts_with("docs/") && !file.starts_with("docs") {
                 broken.push(format!("{page}: {target}: it leads out of docs/"));
             }
@@ -97,7 +97,7 @@ fn each_page_is_in_the_book_and_in_the_index() {
 }
 
 #[test]
-fn anchors_are_made_as_readers_find_them() {
+fn anchors_are_made_as_github_and_mdbook_make_them() {
     let anchors = anchors("# One\n## What is `a_b`, or c-d?\n## One\n");
     assert_eq!(anchors, ["one", "one-1", "what-is-a_b-or-c-d"].map(str::to_owned).into());
 }

@@ -1,9 +1,9 @@
-//! The documents: their links lead somewhere, their blocks do what they show, and what is generated is up to date.
+//! The documents: links have targets, blocks work as shown, and generated pages are up to date.
 
 mod blocks;
 mod links;
 mod reference;
-mod run;
+mod run_blocks;
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A page that people read: where it is, from the root, and its text.
+/// A page: its path from the root, and its text.
 struct Page {
     path: String,
     text: String,
@@ -29,7 +29,7 @@ struct Block {
 }
 
 impl Page {
-    /// Every page of the repository, but those of installed packages and of what was built.
+    /// Every page of the repository, without installed packages and build output.
     fn all() -> Vec<Page> {
         let mut paths = Vec::new();
         collect(&root(), &mut paths);
@@ -45,7 +45,7 @@ impl Page {
         reference::GENERATED.iter().any(|(path, _)| *path == self.path)
     }
 
-    /// Its fenced blocks, and all other lines.
+    /// Its fenced blocks, and the text outside of them.
     fn split(&self) -> (Vec<Block>, String) {
         let (mut blocks, mut prose) = (Vec::new(), String::new());
         let mut open: Option<Block> = None;

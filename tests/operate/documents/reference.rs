@@ -1,5 +1,5 @@
-//! The pages of `docs/reference/` that are made from the program: the contract from its descriptors, the commands from their help, the
-//! settings from their declarations. `SAGAD_WRITE_DOCS=1` writes them anew.
+//! The generated pages of `docs/reference/`: the contract from its descriptors, the commands from their help, the settings from
+//! their declarations. `SAGAD_WRITE_DOCS=1` writes them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +21,7 @@ use super::root;
 
 type Generator = fn() -> String;
 
-/// The generated pages, and what makes them.
+/// The generated pages with their generators.
 pub const GENERATED: [(&str, Generator); 3] = [
     ("docs/reference/cli.md", commands),
     ("docs/reference/contract.md", contract),
@@ -29,7 +29,7 @@ pub const GENERATED: [(&str, Generator); 3] = [
 ];
 
 #[test]
-fn reference_pages_are_what_the_program_says() {
+fn generated_reference_pages_are_up_to_date() {
     let accept = env::var_os("SAGAD_WRITE_DOCS").is_some();
     let mut differ = Vec::new();
     for (path, make) in GENERATED {
@@ -46,9 +46,9 @@ fn reference_pages_are_what_the_program_says() {
     assert!(differ.is_empty(), "not what the program says, until SAGAD_WRITE_DOCS=1 makes it so: {differ:?}");
 }
 
-/// `docs/reference/errors.md` has the reasons of the contract, with their codes, and no others.
+/// `docs/reference/errors.md` has exactly the reasons of the contract, with their codes.
 #[test]
-fn reference_of_errors_has_every_reason() {
+fn the_errors_page_has_every_reason() {
     let mut expected = BTreeSet::new();
     for file in ["saga_service.proto", "admin_service.proto"] {
         let text = fs::read_to_string(root().join("proto/sagad/v1").join(file)).unwrap();
@@ -73,7 +73,7 @@ fn reference_of_errors_has_every_reason() {
         let name = |cell: &str| cell.trim_start_matches("| ").trim_matches('`').to_owned();
         (cells.len() >= 3 && cells[0].starts_with("| `")).then(|| (name(cells[0]), name(cells[1])))
     });
-    // Where code and reason have one name, the contract writes it once.
+    // The contract writes a name once that is both code and reason.
     let told: BTreeSet<_> = rows.filter(|(code, reason)| is_code(code) && code != reason).collect();
     assert_eq!(told, expected);
 }
@@ -82,7 +82,7 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_uppercase() || c == '_')
 }
 
-/// Whether it is a code of gRPC, by the library's names of them.
+/// True for the name of a gRPC code.
 fn is_code(text: &str) -> bool {
     (1..=16).any(|number| format!("{:?}", Code::from(number)).to_uppercase() == text.replace('_', ""))
 }
@@ -121,7 +121,7 @@ fn command(page: &mut String, parent: &str, command: &Command) {
     }
 }
 
-/// As wide on every machine, and without what is in this process's environment.
+/// A command whose help has a fixed width and no values of this process's environment.
 fn tidy(command: Command) -> Command {
     command.term_width(100).mut_args(|argument| argument.hide_env_values(true))
 }
@@ -158,7 +158,7 @@ fn settings() -> String {
 
 // ------------------------------------------------------------------------------------------------------------- contract
 
-/// The comments of a file, by the path of what they stand before.
+/// The comments of a file, by the path of their element.
 type Comments = BTreeMap<Vec<i32>, String>;
 
 fn contract() -> String {
@@ -215,13 +215,13 @@ fn comments(file: &FileDescriptorProto) -> Comments {
     told.map(|location| (location.path.clone(), plain(location.leading_comments()))).collect()
 }
 
-/// A comment without the space that each of its lines begins with.
+/// A comment without the leading space of its lines.
 fn plain(comment: &str) -> String {
     let lines = comment.trim_end().lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end());
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Outside of code, `<` begins no tag.
+/// Escapes `<` outside of code, so that it begins no tag.
 fn escaped(text: &str) -> String {
     let pieces = text.split('`').enumerate();
     let pieces = pieces.map(|(place, piece)| if place % 2 == 0 { piece.replace('<', "\\<") } else { piece.to_owned() });

@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::support::{Daemon, Key, claim, create, key, session::Session};
 
-const PAYLOAD: &str = "hush-hush-hush";
+const PAYLOAD: &str = "secret-payload";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-/// A daemon that logs all, after a call of each kind: fine, refused by the rules, by a layer, malformed, a stream's items,
-/// and a decision. Returns its log.
+/// The log, at the level trace, of a daemon after a call of each kind: accepted, refused by the rules, refused by a layer,
+/// malformed, a stream with items, and a decision.
 async fn log(format: &str) -> String {
     let mut daemon =
         Daemon::start_with(&["--log", "sagad=debug", "--log-format", format, "--ops-listen", "127.0.0.1:0"]);
@@ -38,8 +38,8 @@ async fn log(format: &str) -> String {
         .unwrap();
     let mut session = Session::open(&api).await;
     session.call(Call::RegisterCompensation(key(&saga).register(&["k"]))).await.unwrap();
-    let stranger = Key { fencing_token: 1 << 50, ..key(&saga) };
-    session.call(Call::Complete(stranger.complete())).await.unwrap_err();
+    let unknown = Key { fencing_token: 1 << 50, ..key(&saga) };
+    session.call(Call::Complete(unknown.complete())).await.unwrap_err();
     drop(session);
     let park = QuarantineRequest {
         task_id: "t-1".into(),
@@ -61,7 +61,7 @@ async fn log(format: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_has_an_object_a_line_and_a_line_a_call() {
+async fn the_json_log_has_one_object_per_line_and_one_line_per_call() {
     let log = log("json").await;
     let lines: Vec<Value> =
         log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect();
@@ -106,7 +106,7 @@ async fn json_has_an_object_a_line_and_a_line_a_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn text_says_the_same() {
+async fn the_text_log_has_the_same_content() {
     let log = log("text").await;
     for wanted in [
         "rpc=\"sagad.v1.SagaService/CreateSaga\" code=\"OK\" task_id=\"t-1\"",
@@ -119,16 +119,16 @@ async fn text_says_the_same() {
     assert!(log.lines().all(|line| line.starts_with("20") && line.contains('Z')), "a line of another form in\n{log}");
 }
 
-/// What callers send is quoted in the log, and does nothing to whoever reads it.
+/// Callers' texts are quoted and escaped in the log.
 #[tokio::test(flavor = "multi_thread")]
-async fn texts_of_callers_are_escaped_in_both_formats() {
-    // All but the thousands of plane 14: ten refusals, which is how many of a kind are logged at once.
+async fn callers_texts_are_escaped_in_both_log_formats() {
+    // All but the thousands of plane 14, in ten refusals: as many of a kind are logged at once.
     let all: Vec<char> = all_unprintable().take_while(|c| *c < '\u{e0000}').collect();
     let some = all.len().div_ceil(10);
     for format in ["text", "json"] {
         let mut daemon = Daemon::start_with(&["--log", "sagad=debug", "--log-format", format]);
         let api = daemon.api().await;
-        // A label's name is told whole, if it is short. Each of these is refused for its end.
+        // A short label name is logged completely. Each of these is refused because of its end.
         for some in all.chunks(some) {
             let key: String = some.iter().chain(&['\0']).collect();
             let labels = [(key, String::new())].into();
@@ -138,7 +138,7 @@ async fn texts_of_callers_are_escaped_in_both_formats() {
         let log = daemon.terminate().await;
         let bad = log.chars().find(|c| *c != '\n' && is_unprintable(*c));
         assert_eq!(bad, None, "{format}");
-        assert_eq!(log.matches("refused").count(), 10, "each is told in one line: {log}");
+        assert_eq!(log.matches("refused").count(), 10, "each is logged in one line: {log}");
         for line in log.lines() {
             assert!(line.starts_with("20") || serde_json::from_str::<Value>(line).is_ok(), "{line}");
         }
@@ -148,7 +148,7 @@ async fn texts_of_callers_are_escaped_in_both_formats() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn at_info_no_call_has_a_line_but_decisions_and_refusals() {
+async fn at_info_only_decisions_and_refusals_are_logged() {
     let mut daemon = Daemon::start();
     let api = daemon.api().await;
     api.running("t-1", "w").await;
@@ -159,7 +159,7 @@ async fn at_info_no_call_has_a_line_but_decisions_and_refusals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p10_a_flood_of_refusals_is_a_few_lines_of_each_reason() {
+async fn p10_a_flood_of_refusals_logs_a_few_lines_of_each_reason() {
     let mut daemon = Daemon::start();
     let api = daemon.api().await;
     api.running("t-1", "w").await;
@@ -170,7 +170,7 @@ async fn p10_a_flood_of_refusals_is_a_few_lines_of_each_reason() {
     assert!(api.claim(claim("missing", "x", 60_000)).await.is_err());
     drop(api);
     let log = daemon.terminate().await;
-    // Ten in ten seconds; on a busy machine this takes longer than one stretch.
+    // Ten in ten seconds; on a busy machine the test takes longer than ten seconds.
     for reason in ["LEASE_HELD", "INVALID_ARGUMENT"] {
         assert!((10..=60).contains(&log.matches(reason).count()), "{reason}: {log}");
     }

@@ -1,4 +1,4 @@
-//! The metrics: what they count, that docs/reference/metrics.md tells them all, and that nobody can make them many.
+//! The metrics: their values, their page, and the bound of their number.
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +11,8 @@ use std::{
 use sagad::proto::{session_request::Call, *};
 
 use super::{
-    load::some_of_everything,
-    page::{Watched, get},
+    sample_load::some_of_everything,
+    watched_daemon::{WatchedDaemon, get},
 };
 use crate::support::{
     claim, create, eventually, key, needs, secs,
@@ -22,8 +22,8 @@ use crate::support::{
 const DOCS: &str = include_str!("../../../docs/reference/metrics.md");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_thing_is_counted() {
-    let watched = Watched::start(&["--restart-grace", "0s"]).await;
+async fn each_metric_has_the_expected_value() {
+    let watched = WatchedDaemon::start(&["--restart-grace", "0s"]).await;
     let load = some_of_everything(&watched).await;
     let metrics = eventually("the counts of sagas are new", || async {
         let metrics = watched.metrics();
@@ -96,13 +96,13 @@ async fn each_thing_is_counted() {
     ] {
         assert!(metrics.value(positive).is_some_and(|value| value > 0.0), "{positive} in\n{}", metrics.0);
     }
-    assert!(!metrics.0.contains("secret"), "an id is told:\n{}", metrics.0);
+    assert!(!metrics.0.contains("secret"), "an id is in the metrics:\n{}", metrics.0);
     drop(load);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn items_of_a_session_are_counted_as_the_calls_that_they_are() {
-    let watched = Watched::start(&[]).await;
+async fn session_items_are_counted_as_calls() {
+    let watched = WatchedDaemon::start(&[]).await;
     let api = watched.daemon.api().await;
     api.create_saga(create("t")).await.unwrap();
     let mut session = Session::open(&api).await;
@@ -131,7 +131,7 @@ async fn items_of_a_session_are_counted_as_the_calls_that_they_are() {
     };
     assert_eq!((calls("Claim", "OK"), calls("Claim", "FAILED_PRECONDITION")), (Some(1.0), Some(1.0)));
     assert_eq!((calls("Heartbeat", "OK"), calls("ClaimNext", "OK")), (Some(7.0), None));
-    // Who goes away cancels what it waits for.
+    // A disconnecting client cancels its held call.
     drop(session);
     eventually("none is in flight", || async {
         (gauge("sagad_calls_in_flight", "ClaimNext") == Some(0.0)).then_some(())
@@ -142,8 +142,8 @@ async fn items_of_a_session_are_counted_as_the_calls_that_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_documentation_tells_every_metric_as_it_is() {
-    let watched = Watched::start(&[]).await;
+async fn the_metrics_page_describes_every_metric() {
+    let watched = WatchedDaemon::start(&[]).await;
     let load = some_of_everything(&watched).await;
     let metrics = watched.metrics();
     let rows = DOCS.lines().filter_map(|line| {
@@ -166,8 +166,8 @@ async fn the_documentation_tells_every_metric_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_openmetrics_whatever_is_asked_for() {
-    let watched = Watched::start(&[]).await;
+async fn metrics_are_openmetrics_whatever_the_client_accepts() {
+    let watched = WatchedDaemon::start(&[]).await;
     for accept in ["", "Accept: text/plain\r\n", "Accept: application/openmetrics-text;version=1.0.0;q=0.5\r\n"] {
         let page = get(watched.ops, "/metrics", accept);
         assert_eq!(page.kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -175,11 +175,11 @@ async fn it_is_openmetrics_whatever_is_asked_for() {
     }
 }
 
-/// A real server.
+/// A Prometheus server.
 struct Prometheus(Child, SocketAddr);
 
 impl Prometheus {
-    /// One that reads the metrics every second, with its data in `directory`.
+    /// Starts one that reads the metrics every second, with its data in `directory`.
     fn reading(ops: SocketAddr, directory: &Path) -> Self {
         let config = directory.join("prometheus.yml");
         let job = format!("{{job_name: sagad, static_configs: [{{targets: ['{ops}']}}]}}");
@@ -192,7 +192,7 @@ impl Prometheus {
         Prometheus(command.spawn().unwrap(), address)
     }
 
-    /// Its answer, once it serves.
+    /// The answer to a request; none while it does not serve yet.
     fn get(&self, path: &str) -> Option<String> {
         TcpStream::connect(self.1).ok().map(|_| get(self.1, path, "").text)
     }
@@ -206,9 +206,9 @@ impl Drop for Prometheus {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prometheus_reads_them() {
+async fn prometheus_reads_the_metrics() {
     needs!("prometheus");
-    let watched = Watched::start(&[]).await;
+    let watched = WatchedDaemon::start(&[]).await;
     let load = some_of_everything(&watched).await;
     let directory = tempfile::tempdir().unwrap();
     let prometheus = Prometheus::reading(watched.ops, directory.path());
@@ -227,8 +227,8 @@ async fn prometheus_reads_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p10_a_thousand_queues_are_two_hundred_and_the_others() {
-    let watched = Watched::start(&[]).await;
+async fn p10_metrics_name_at_most_two_hundred_queues() {
+    let watched = WatchedDaemon::start(&[]).await;
     let api = watched.daemon.api().await;
     let requests = (0..1000).map(|n| CreateSagaRequest { queue: format!("q{n}"), ..create(&format!("secret-{n}")) });
     let largest = CreateSagaRequest { queue: "z-largest".into(), ..create("secret-l") };

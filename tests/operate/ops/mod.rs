@@ -1,10 +1,10 @@
-//! What operators are told, by the real daemon: metrics, probes, logs, traces, and what is made of them in `deploy/`.
+//! Metrics, probes, logs and traces of the real daemon, and the alerts and the dashboard in `deploy/`.
 
-mod deployed;
-mod load;
+mod alerts_and_dashboard;
+mod blocked_outputs;
 mod logs;
 mod metrics;
-mod outputs;
-mod page;
 mod probes;
+mod sample_load;
 mod traces;
+mod watched_daemon;

@@ -1,4 +1,4 @@
-//! The operators' listener: what it says of the daemon, to whom, and whom it does not wait for.
+//! The operators' listener: probes, and its behaviour with slow and many clients.
 
 use std::{
     collections::VecDeque,
@@ -14,12 +14,12 @@ use std::{
 
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::page::{Watched, ask, get};
+use super::watched_daemon::{WatchedDaemon, ask, get};
 use crate::support::{Daemon, Launch, daemon::connect, eventually, now};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn probes_say_that_it_lives_and_is_ready() {
-    let watched = Watched::start(&[]).await;
+async fn probes_report_live_and_ready() {
+    let watched = WatchedDaemon::start(&[]).await;
     for path in ["/livez", "/readyz", "/livez?verbose", "/readyz?verbose"] {
         let page = watched.get(path);
         assert_eq!((page.status, page.kind.as_str()), (200, "text/plain; charset=utf-8"), "{path}: {page:?}");
@@ -33,8 +33,8 @@ async fn probes_say_that_it_lives_and_is_ready() {
     );
     let long = format!("X: {}\r\n", "x".repeat(100_000));
     let refused = std::panic::catch_unwind(|| get(watched.ops, "/livez", &long).status);
-    assert!(refused.is_err() || refused.is_ok_and(|status| status == 431), "a head without end is not read");
-    // Probes of Kubernetes speak gRPC in plain text.
+    assert!(refused.is_err() || refused.is_ok_and(|status| status == 431), "a request head without end is not read");
+    // Kubernetes probes use gRPC without TLS.
     for service in ["", "sagad.v1.SagaService"] {
         let mut health = HealthClient::new(connect(watched.ops).await);
         let request = HealthCheckRequest { service: service.into() };
@@ -42,11 +42,11 @@ async fn probes_say_that_it_lives_and_is_ready() {
     }
     let mut sagas = sagad::proto::saga_service_client::SagaServiceClient::new(connect(watched.ops).await);
     let refused = sagas.get_stats(sagad::proto::GetStatsRequest {}).await;
-    assert!(refused.is_err(), "nothing else is served there");
+    assert!(refused.is_err(), "no other service is served there");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_off_unless_it_is_asked_for() {
+async fn the_operators_listener_is_off_by_default() {
     let daemon = Daemon::start().terminate().await;
     assert!(!daemon.contains("serving metrics and probes"), "{daemon}");
     let empty = Daemon::start_with(&["--ops-listen", ""]).terminate().await;
@@ -54,8 +54,8 @@ async fn it_is_off_unless_it_is_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_is_taken_is_told() {
-    let watched = Watched::start(&[]).await;
+async fn an_address_in_use_is_reported_with_its_setting() {
+    let watched = WatchedDaemon::start(&[]).await;
     let dir = tempfile::tempdir().unwrap();
     let mut second = Launch::on(dir.path()).args(&["--ops-listen", &watched.ops.to_string()]).spawn();
     let (status, log) = second.end().await;
@@ -64,8 +64,8 @@ async fn an_address_that_is_taken_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p10_silent_and_slow_peers_keep_nobody_from_its_answers() {
-    let watched = Watched::start(&[]).await;
+async fn p10_silent_and_slow_peers_delay_no_other_answer() {
+    let watched = WatchedDaemon::start(&[]).await;
     let mut peers: Vec<TcpStream> = (0..200).map(|_| TcpStream::connect(watched.ops).unwrap()).collect();
     for (n, peer) in peers.iter_mut().enumerate() {
         let said: &[u8] = match n % 3 {
@@ -73,7 +73,7 @@ async fn p10_silent_and_slow_peers_keep_nobody_from_its_answers() {
             1 => b"GET /met",
             _ => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         };
-        // Some have been cut for others already.
+        // Some were closed for newer ones already.
         let _ = peer.write_all(said);
     }
     for _ in 0..20 {
@@ -84,7 +84,7 @@ async fn p10_silent_and_slow_peers_keep_nobody_from_its_answers() {
     assert!(open < 210.0, "{open} descriptors are open");
 }
 
-/// A probe's answer, if there is one.
+/// The answer of a probe.
 fn probe(ops: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(ops)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -95,11 +95,11 @@ fn probe(ops: SocketAddr) -> std::io::Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p10_a_flood_of_connections_keeps_no_probe_from_its_answer() {
-    let watched = Watched::start(&[]).await;
+async fn p10_probes_are_answered_under_a_flood_of_connections() {
+    let watched = WatchedDaemon::start(&[]).await;
     let ops = watched.ops;
     let over = Arc::new(AtomicBool::new(false));
-    // Half-sent requests, from the address that the probes come from. Each connection is held until there are many newer ones.
+    // Partial requests from the probes' address. Each connection is kept open until there are many newer ones.
     let floods: Vec<_> = (0..2)
         .map(|_| {
             let over = over.clone();
@@ -132,13 +132,13 @@ async fn p10_a_flood_of_connections_keeps_no_probe_from_its_answer() {
     let opened: usize = floods.into_iter().map(|flood| flood.join().unwrap()).sum();
     println!("300 probes in {:?} among {opened} connections, the slowest after {slowest:?}", begun.elapsed());
     assert!(wrong.is_empty(), "{} of 300 probes got no answer: {}", wrong.len(), wrong[0]);
-    assert!(opened > 1000, "that was no flood");
+    assert!(opened > 1000, "too few connections for a flood");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_says_at_once_that_the_daemon_is_ending_and_goes_last() {
-    let mut watched = Watched::start(&["--drain-grace", "8s"]).await;
-    // Its peer never closes, so that ending takes the second that it is given for that.
+async fn readiness_ends_at_once_on_shutdown_and_the_listener_closes_last() {
+    let mut watched = WatchedDaemon::start(&["--drain-grace", "8s"]).await;
+    // A peer that never closes, so that shutdown takes the second that is allowed for it.
     let mut stubborn = TcpStream::connect(watched.daemon.address()).unwrap();
     stubborn.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
     eventually("it is served", || async {
@@ -152,7 +152,7 @@ async fn it_says_at_once_that_the_daemon_is_ending_and_goes_last() {
         if page.status != 200 {
             break page;
         }
-        assert!(begun.elapsed() < Duration::from_secs(30), "it is still ready");
+        assert!(begun.elapsed() < Duration::from_secs(30), "readiness does not end");
         thread::sleep(Duration::from_millis(5));
     };
     assert_eq!((page.status, page.text.as_str()), (503, "the daemon is ending\n"));

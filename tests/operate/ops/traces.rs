@@ -1,4 +1,4 @@
-//! Traces, as a collector receives them.
+//! Traces, received by a test collector.
 
 use std::{
     net::SocketAddr,
@@ -19,13 +19,13 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
-use super::page::Watched;
+use super::watched_daemon::WatchedDaemon;
 use crate::support::{Daemon, claim, create, eventually, key, now, session::Session};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
-/// A collector that keeps what it is sent.
+/// A collector that keeps the spans it receives.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<Span>>>);
 
@@ -84,7 +84,7 @@ fn with_parent<T>(message: T, flags: &str) -> Request<T> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_item_of_a_session_is_a_span_of_the_sessions_trace() {
+async fn each_session_item_is_a_span_of_the_sessions_trace() {
     let (collector, address) = Collector::start().await;
     let endpoint = format!("http://{address}");
     let daemon = Daemon::start_with(&["--otlp-endpoint", &endpoint, "--trace-sample", "0"]);
@@ -110,7 +110,7 @@ async fn each_item_of_a_session_is_a_span_of_the_sessions_trace() {
         assert!(commit.await.start_time_unix_nano >= span.start_time_unix_nano);
     }
     assert!(collector.named("sagad.v1.SagaService/Claim").is_empty(), "it was not sampled");
-    // A client that does not trace: none of its items is.
+    // Items of a client without a trace have no spans.
     let untraced = Session::over(async |items| api.sagas.clone().session(with_parent(items, "00")).await);
     untraced.await.unwrap().call(Call::Complete(lease.complete())).await.unwrap();
     drop(session);
@@ -119,12 +119,12 @@ async fn each_item_of_a_session_is_a_span_of_the_sessions_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sampled_call_is_a_span_with_its_wait_its_transition_and_its_commit() {
+async fn a_sampled_call_has_spans_for_its_wait_transition_and_commit() {
     let (collector, address) = Collector::start().await;
     let endpoint = format!("http://{address}");
     let daemon = Daemon::start_with(&["--otlp-endpoint", &endpoint, "--trace-sample", "0"]);
     let api = daemon.api().await;
-    let request = CreateSagaRequest { queue: "builds".into(), payload: "hush-hush".into(), ..create("t-1") };
+    let request = CreateSagaRequest { queue: "builds".into(), payload: "secret-secret".into(), ..create("t-1") };
     api.sagas.clone().create_saga(with_parent(request, "01")).await.unwrap();
     let saga = api.sagas.clone().claim(with_parent(claim("t-1", "w-1", 60_000), "01")).await.unwrap().into_inner().saga;
     let saga = saga.unwrap();
@@ -167,16 +167,17 @@ async fn a_sampled_call_is_a_span_with_its_wait_its_transition_and_its_commit() 
     assert!(wall.abs_diff(times[0]) < 600_000_000_000, "the times are those of the wall clock");
     assert_eq!(within.len(), 3);
     assert!(within.iter().all(|span| hex(&span.trace_id) == TRACE && span.kind() == SpanKind::Internal));
-    // Neither the one that its client does not sample, nor those that are in no trace.
+    // Neither the call that its client does not sample, nor the calls without a trace.
     assert_eq!(collector.named("sagad.v1.SagaService/Claim").len(), 1);
     assert_eq!(collector.named("sagad.v1.SagaService/Heartbeat").len(), 0);
-    assert!(!format!("{all:?}").contains("hush"), "a payload is in a trace");
+    assert!(!format!("{all:?}").contains("secret"), "a payload is in a trace");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_without_a_trace_are_sampled_as_configured_and_failures_are_marked() {
     let (collector, address) = Collector::start().await;
-    let mut watched = Watched::start(&["--otlp-endpoint", &format!("http://{address}"), "--trace-sample", "1"]).await;
+    let mut watched =
+        WatchedDaemon::start(&["--otlp-endpoint", &format!("http://{address}"), "--trace-sample", "1"]).await;
     let api = watched.daemon.api().await;
     api.running("t-1", "w").await;
     let mut unknown = tonic::client::Grpc::new(api.channel.clone());
@@ -193,7 +194,7 @@ async fn calls_without_a_trace_are_sampled_as_configured_and_failures_are_marked
         (watched.metrics().value("sagad_spans_exported_total")? >= 9.0).then_some(())
     })
     .await;
-    // What is still queued is sent at the end.
+    // Queued spans are sent at shutdown.
     api.get("t-1").await;
     drop((api, unknown));
     watched.daemon.terminate().await;
@@ -201,12 +202,12 @@ async fn calls_without_a_trace_are_sampled_as_configured_and_failures_are_marked
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_collector_costs_calls_nothing_and_does_not_hold_the_end() {
-    // It accepts and says nothing, which is worse than being away.
+async fn an_unresponsive_collector_delays_neither_calls_nor_shutdown() {
+    // The collector accepts connections and never answers, which is worse than being unreachable.
     let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", deaf.local_addr().unwrap());
     let args = ["--otlp-endpoint", &endpoint, "--trace-sample", "1", "--drain-grace", "5s"];
-    let mut watched = Watched::start(&args).await;
+    let mut watched = WatchedDaemon::start(&args).await;
     let api = watched.daemon.api().await;
     for n in 0..1500 {
         api.create_saga(create(&format!("t-{n}"))).await.unwrap();

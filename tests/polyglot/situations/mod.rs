@@ -4,7 +4,7 @@ mod ends;
 mod leases;
 mod network;
 mod outcomes;
-mod page;
+mod readme;
 mod undo;
 mod watch;
 
@@ -12,14 +12,14 @@ use futures::{FutureExt, future::LocalBoxFuture};
 
 use crate::languages::Language;
 
-/// One situation, played in any language.
+/// A situation, which runs in any language.
 pub struct Situation {
-    /// How it is called here.
+    /// Its name in the tests.
     pub name: &'static str,
-    /// What the table says.
+    /// Its description in the table.
     pub title: &'static str,
-    /// Plays it; panics where something is not as it has to be.
-    pub play: fn(&'static Language) -> LocalBoxFuture<'static, ()>,
+    /// Runs it; panics if it fails.
+    pub run: fn(&'static Language) -> LocalBoxFuture<'static, ()>,
 }
 
 macro_rules! situations {
@@ -29,7 +29,7 @@ macro_rules! situations {
             $(Situation {
                 name: stringify!($name),
                 title: $title,
-                play: |language| $module::$name(language).boxed_local(),
+                run: |language| $module::$name(language).boxed_local(),
             },)*
         ];
     };
@@ -51,5 +51,5 @@ situations! {
     ends::drained: "SIGTERM: what runs is finished; twice: it is given back",
     undo::undone: "a full compensation, in reverse; what is not its own stays",
     watch::watched: "a watcher misses nothing and sees nothing twice, over restarts of both",
-    page::shown: "its page does what it shows: every block is run, and what it prints is compared",
+    readme::shown: "its page does what it shows: every block is run, and what it prints is compared",
 }

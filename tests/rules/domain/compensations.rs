@@ -1,4 +1,4 @@
-//! Compensations: registered once, undone in reverse, and never said to be undone when they are not.
+//! Compensations: registered once, undone in reverse, and done only when they are done or waived.
 
 use sagad::domain::{
     bounds::COMPENSATIONS, compensation::CompensationState, event::EventType, policy::Policy, rejection::Rejection,
@@ -6,12 +6,12 @@ use sagad::domain::{
 };
 
 use super::{
-    situations::{Situation, running, settled, undoing},
-    verbs::*,
-    world::{START, World, kinds, secs, specs, text},
+    operations::*,
+    situation::{Situation, running, settled, undoing},
+    test_saga::{START, TestSaga, kinds, secs, specs, text},
 };
 
-/// `k0`, `k1`, … so many.
+/// The kinds `k0`, `k1`, …
 fn many(n: usize) -> Vec<String> {
     (0..n).map(|i| format!("k{i}")).collect()
 }
@@ -22,14 +22,14 @@ fn strs(names: &[String]) -> Vec<&str> {
 
 #[test]
 fn m1_a_saga_is_created_planned_with_its_compensations_in_order() {
-    let w = World::with(Policy::default(), &["worktree", "branch"], secs(5));
+    let w = TestSaga::with(Policy::default(), &["worktree", "branch"], secs(5));
     assert_eq!((w.state(), w.saga.lease.clone()), (State::Planned, None));
     assert_eq!(w.saga.not_before, Some(START.plus(secs(5))));
     let found: Vec<_> = w.saga.compensations.iter().map(|c| (c.position, c.spec.clone(), c.state)).collect();
     let [a, b] = specs(&["worktree", "branch"]).try_into().unwrap();
     assert_eq!(found, [(1, a, CompensationState::Pending), (2, b, CompensationState::Pending)]);
     assert_eq!(kinds(&w.events), [EventType::Created]);
-    assert_eq!(World::with(Policy::default(), &[], Span::ZERO).saga.not_before, None);
+    assert_eq!(TestSaga::with(Policy::default(), &[], Span::ZERO).saga.not_before, None);
 }
 
 #[test]
@@ -47,28 +47,32 @@ fn the_same_kind_and_target_is_registered_once() {
 }
 
 #[test]
-fn there_are_at_most_128() {
+fn a_saga_has_at_most_128_compensations() {
     let names = many(COMPENSATIONS + 1);
     let all = strs(&names);
-    let mut w = World::bare(Policy::default());
+    let mut w = TestSaga::bare(Policy::default());
     let h = w.claim("w");
-    assert_eq!(w.why(register(&h, &all)), "COMPENSATION_LIMIT");
+    assert_eq!(w.refusal(register(&h, &all)), "COMPENSATION_LIMIT");
     w.ok(register(&h, &all[..COMPENSATIONS]));
-    assert_eq!(w.why(register(&h, &all[COMPENSATIONS..])), "COMPENSATION_LIMIT");
-    assert_eq!(w.why(fail_with(&h, &all[COMPENSATIONS..])), "COMPENSATION_LIMIT");
+    assert_eq!(w.refusal(register(&h, &all[COMPENSATIONS..])), "COMPENSATION_LIMIT");
+    assert_eq!(w.refusal(fail_with(&h, &all[COMPENSATIONS..])), "COMPENSATION_LIMIT");
     w.repeated(register(&h, &all[..COMPENSATIONS]));
     w.ok(fail_with(&h, &all[..COMPENSATIONS]));
     assert_eq!((w.state(), w.saga.compensations.len()), (State::Failed, COMPENSATIONS));
 }
 
 #[test]
-fn undo_runs_in_reverse() {
-    let mut w = World::with(Policy::default(), &["a", "b", "c"], Span::ZERO);
+fn compensations_are_undone_in_reverse_order() {
+    let mut w = TestSaga::with(Policy::default(), &["a", "b", "c"], Span::ZERO);
     let h = w.claim_undo("w");
     assert_eq!(w.refused(done(&h, 1)), Rejection::CompensationOrder { first: 3 });
     assert_eq!(w.refused(failed(&h, 2)), Rejection::CompensationOrder { first: 3 });
     w.ok(failed(&h, 3));
-    assert_eq!(w.refused(done(&h, 2)), Rejection::CompensationOrder { first: 3 }, "a failed one is not done");
+    assert_eq!(
+        w.refused(done(&h, 2)),
+        Rejection::CompensationOrder { first: 3 },
+        "a failed attempt does not settle it"
+    );
     w.ok(waive(3));
     assert_eq!(w.refused(done(&h, 1)), Rejection::CompensationOrder { first: 2 });
     w.ok(done(&h, 2));
@@ -78,7 +82,7 @@ fn undo_runs_in_reverse() {
 }
 
 #[test]
-fn m12_compensated_only_when_every_one_is_done_or_waived() {
+fn m12_a_saga_is_compensated_only_when_every_compensation_is_done_or_waived() {
     let mut w = undoing();
     let h = w.holder();
     assert_eq!(w.refused(compensate(&h)), Rejection::CompensationPending { kinds: "worktree,branch".into() });
@@ -97,20 +101,20 @@ fn m12_compensated_only_when_every_one_is_done_or_waived() {
 }
 
 #[test]
-fn done_and_waived_are_final() {
+fn a_done_or_waived_compensation_is_final() {
     let mut w = undoing();
     let h = w.holder();
     w.ok(done(&h, 2));
-    assert_eq!(w.why(failed(&h, 2)), "WRONG_STATE");
-    assert_eq!(w.why(waive(2)), "WRONG_STATE");
+    assert_eq!(w.refusal(failed(&h, 2)), "WRONG_STATE");
+    assert_eq!(w.refusal(waive(2)), "WRONG_STATE");
     w.ok(waive(1));
-    assert_eq!(w.why(waive(1)), "WRONG_STATE");
-    assert_eq!(w.why(done(&h, 1)), "WRONG_STATE");
-    assert_eq!(w.why(failed(&h, 1)), "WRONG_STATE");
+    assert_eq!(w.refusal(waive(1)), "WRONG_STATE");
+    assert_eq!(w.refusal(done(&h, 1)), "WRONG_STATE");
+    assert_eq!(w.refusal(failed(&h, 1)), "WRONG_STATE");
 }
 
 #[test]
-fn a_position_that_is_not_there_is_not_found() {
+fn an_unknown_position_is_not_found() {
     let mut w = undoing();
     let h = w.holder();
     for position in [0, 3, u32::MAX] {
@@ -120,17 +124,17 @@ fn a_position_that_is_not_there_is_not_found() {
 }
 
 #[test]
-fn waiving_is_for_compensating_sagas_and_needs_no_order_and_no_lease() {
+fn waiving_needs_a_compensating_saga_but_no_order_and_no_lease() {
     for situation in Situation::ALL {
-        let mut w = situation.world();
+        let mut w = situation.test_saga();
         let accepted = w.state() == State::Compensating && w.saga.compensations[0].state == CompensationState::Pending;
         assert_eq!(w.attempt(&waive(1)).is_ok(), accepted, "{situation:?}");
     }
 }
 
 #[test]
-fn with_nothing_to_undo_compensating_ends_at_once() {
-    let mut w = World::bare(Policy::default());
+fn compensating_without_compensations_ends_at_once() {
+    let mut w = TestSaga::bare(Policy::default());
     let h = w.claim_undo("w");
     w.ok(compensate(&h));
     assert_eq!((w.state(), w.saga.terminal_reason.clone()), (State::Compensated, Some(text("COMPENSATED"))));

@@ -1,4 +1,4 @@
-//! The history: what is written, in which order, and what it means to watchers.
+//! The history: which events are written, in which order, and how they mark staleness.
 
 use sagad::domain::{
     command::RecoveryDecision,
@@ -9,13 +9,13 @@ use sagad::domain::{
 };
 
 use super::{
-    situations::{Situation, running, stale, undoing},
-    verbs::*,
-    world::{START, TTL, World, actor, kinds, marks, secs, text},
+    operations::*,
+    situation::{Situation, running, stale, undoing},
+    test_saga::{START, TTL, TestSaga, actor, kinds, marks, secs, text},
 };
 
-/// `Some(None)`: begins; `Some(Some(_))`: ends; `None`: neither.
-fn stories(events: &[Event]) -> Vec<Option<Option<R>>> {
+/// For each event, whether the saga becomes stale (`Some(None)`), is resolved (`Some(Some(_))`), or neither.
+fn stale_changes(events: &[Event]) -> Vec<Option<Option<R>>> {
     marks(events)
         .into_iter()
         .map(|mark| {
@@ -32,9 +32,9 @@ const fn ends(resolution: R) -> Option<Option<R>> {
     Some(Some(resolution))
 }
 
-/// Claimed, run out, and nobody noticed yet.
-fn unnoticed(on_stale: StaleAction) -> World {
-    let mut w = World::new(Policy { on_stale, ..Policy::default() });
+/// A claimed saga whose lease has expired, without the expiry being applied.
+fn expired_but_not_applied(on_stale: StaleAction) -> TestSaga {
+    let mut w = TestSaga::new(Policy { on_stale, ..Policy::default() });
     w.claim("w");
     w.now = w.now.plus(TTL);
     w
@@ -42,7 +42,7 @@ fn unnoticed(on_stale: StaleAction) -> World {
 
 #[test]
 fn the_events_of_one_command_come_in_the_documented_order() {
-    let held = || unnoticed(StaleAction::Hold);
+    let held = || expired_but_not_applied(StaleAction::Hold);
     assert_eq!(kinds(&held().ok(claim("x"))), [E::LeaseExpired, E::Claimed]);
     assert_eq!(
         kinds(&held().ok(recover(RecoveryDecision::Quarantine))),
@@ -53,19 +53,19 @@ fn the_events_of_one_command_come_in_the_documented_order() {
     let h = w.holder();
     assert_eq!(kinds(&w.ok(fail_with(&h, &["bucket"]))), [E::LeaseExpired, E::CompensationRegistered, E::Failed]);
     assert_eq!(
-        kinds(&unnoticed(StaleAction::Requeue).ok(claim("x"))),
+        kinds(&expired_but_not_applied(StaleAction::Requeue).ok(claim("x"))),
         [E::LeaseExpired, E::RecoveryDecided, E::Requeued, E::Claimed]
     );
-    let mut w = World::new(Policy::default());
+    let mut w = TestSaga::new(Policy::default());
     let events = w.ok(cancel(false));
     assert_eq!(kinds(&events), [E::CancelRequested, E::CompensationSettled, E::CompensationSettled, E::Compensated]);
     assert_eq!([&events[1].details["position"], &events[2].details["position"]], ["2", "1"], "latest first");
 }
 
 #[test]
-fn the_last_event_names_the_new_state_and_revisions_are_consecutive_and_owned() {
+fn the_last_event_has_the_sagas_state_and_revisions_are_consecutive() {
     for situation in Situation::ALL {
-        let w = situation.world();
+        let w = situation.test_saga();
         let last = w.events.last().unwrap();
         assert_eq!((last.to_state, last.revision), (w.state(), w.saga.revision), "{situation:?}");
         assert_eq!(last.time, w.saga.update_time);
@@ -77,9 +77,9 @@ fn the_last_event_names_the_new_state_and_revisions_are_consecutive_and_owned() 
 }
 
 #[test]
-fn staleness_begins_once_and_ends_once_on_every_path() {
+fn a_saga_becomes_stale_once_and_is_resolved_once_on_every_path() {
     for situation in Situation::ALL {
-        let w = situation.world();
+        let w = situation.test_saga();
         let mut stale = false;
         for event in &w.events {
             match &event.mark {
@@ -100,7 +100,7 @@ fn staleness_begins_once_and_ends_once_on_every_path() {
 }
 
 #[test]
-fn m5_the_expiry_tells_whose_lease_ended_when_and_why() {
+fn m5_the_expiry_event_has_the_owner_time_and_cause() {
     let w = stale();
     let event = w.events.last().unwrap();
     let expected = StaleMark::Stale {
@@ -114,32 +114,32 @@ fn m5_the_expiry_tells_whose_lease_ended_when_and_why() {
 }
 
 #[test]
-fn how_each_way_out_of_staleness_is_told() {
-    let told = |operation| stories(&stale().ok(operation));
+fn each_way_of_resolving_a_stale_saga_has_its_resolution() {
+    let told = |operation| stale_changes(&stale().ok(operation));
     assert_eq!(told(claim("x")), [ends(R::Reclaimed)]);
     assert_eq!(told(claim_undo("x")), [ends(R::Reclaimed)]);
-    assert_eq!(told(park(false)), [ends(R::Terminal)]);
+    assert_eq!(told(quarantine_by_operator(false)), [ends(R::Terminal)]);
     assert_eq!(told(cancel(false)), [None, ends(R::Compensating)]);
     assert_eq!(told(recover(RecoveryDecision::Requeue)), [None, ends(R::Requeued)]);
     assert_eq!(told(recover(RecoveryDecision::Compensate)), [None, ends(R::Compensating)]);
     assert_eq!(told(recover(RecoveryDecision::Quarantine)), [None, ends(R::Terminal)]);
     assert_eq!(told(annotate("note")), [None]);
 
-    let policy = |on_stale| stories(&unnoticed(on_stale).due());
+    let policy = |on_stale| stale_changes(&expired_but_not_applied(on_stale).due());
     assert_eq!(policy(StaleAction::Hold), [BEGINS]);
     assert_eq!(policy(StaleAction::Requeue), [BEGINS, None, ends(R::Requeued)]);
     assert_eq!(policy(StaleAction::Compensate), [BEGINS, None, ends(R::Compensating)]);
     assert_eq!(policy(StaleAction::Quarantine), [BEGINS, None, ends(R::Terminal)]);
 
     let mut w = undoing();
-    assert_eq!(stories(&w.wait(TTL)), [BEGINS]);
-    assert_eq!(stories(&w.clone().ok(claim_undo("x"))), [ends(R::Reclaimed)]);
-    assert_eq!(stories(&w.clone().ok(recover(RecoveryDecision::Compensate))), [None, ends(R::Compensating)]);
-    assert_eq!(stories(&w.wait(secs(48 * 3600))), [ends(R::Terminal)]);
+    assert_eq!(stale_changes(&w.wait(TTL)), [BEGINS]);
+    assert_eq!(stale_changes(&w.clone().ok(claim_undo("x"))), [ends(R::Reclaimed)]);
+    assert_eq!(stale_changes(&w.clone().ok(recover(RecoveryDecision::Compensate))), [None, ends(R::Compensating)]);
+    assert_eq!(stale_changes(&w.wait(secs(48 * 3600))), [ends(R::Terminal)]);
 }
 
 #[test]
-fn m14_a_persons_decision_is_stored_with_who_when_what_and_why() {
+fn m14_an_operators_decision_is_stored_with_who_when_what_and_why() {
     let mut w = stale();
     let events = w.ok(recover(RecoveryDecision::Requeue));
     let decided = &events[0];
@@ -151,21 +151,21 @@ fn m14_a_persons_decision_is_stored_with_who_when_what_and_why() {
 #[test]
 fn m6_every_terminal_saga_has_a_reason_by_default_its_states_name() {
     for situation in Situation::ALL {
-        let w = situation.world();
+        let w = situation.test_saga();
         let terminal = w.state().is_terminal();
         assert_eq!(w.saga.terminal_reason.is_some(), terminal, "{situation:?}");
         assert_eq!(w.saga.end_time.is_some(), terminal, "{situation:?}");
         assert!(w.saga.terminal_reason.is_none_or(|reason| !reason.is_empty()));
     }
-    let w = Situation::CompletedByHolder.world();
+    let w = Situation::CompletedByHolder.test_saga();
     assert_eq!((w.saga.terminal_reason.clone(), w.saga.end_time), (Some(text("COMPLETED")), Some(START)));
-    assert_eq!(Situation::CompensatedByHolder.world().saga.terminal_reason, Some(text("COMPENSATED")));
-    assert_eq!(Situation::FailedByHolder.world().saga.terminal_reason, Some(text("broken")));
-    assert_eq!(Situation::QuarantinedByPerson.world().saga.terminal_reason, Some(text("look at it")));
+    assert_eq!(Situation::CompensatedByHolder.test_saga().saga.terminal_reason, Some(text("COMPENSATED")));
+    assert_eq!(Situation::FailedByHolder.test_saga().saga.terminal_reason, Some(text("broken")));
+    assert_eq!(Situation::QuarantinedByOperator.test_saga().saga.terminal_reason, Some(text("look at it")));
 }
 
 #[test]
-fn event_time_is_when_it_was_noticed() {
+fn the_event_time_is_when_the_change_was_applied() {
     let mut w = running();
     let events = w.wait(secs(3600));
     assert_eq!(events[0].time, START.plus(secs(3600)));

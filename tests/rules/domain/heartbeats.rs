@@ -1,4 +1,4 @@
-//! Heartbeats: they extend, or are refused and change nothing.
+//! Heartbeats: each extends the lease, or is refused and changes nothing.
 
 use sagad::domain::{
     command::Holder,
@@ -10,9 +10,9 @@ use sagad::domain::{
 };
 
 use super::{
-    situations::{running, undoing},
-    verbs::*,
-    world::{START, TTL, World, blob, owner, reason, secs, text, us},
+    operations::*,
+    situation::{running, undoing},
+    test_saga::{START, TTL, TestSaga, blob, owner, reason, secs, text, us},
 };
 
 #[test]
@@ -27,7 +27,7 @@ fn m2_a_claim_takes_a_lease_with_owner_expiry_and_heartbeat_time() {
 }
 
 #[test]
-fn m4_a_heartbeat_extends_the_lease_and_neither_revision_nor_update_time() {
+fn m4_a_heartbeat_extends_the_lease_and_changes_neither_revision_nor_update_time() {
     for mut w in [running(), undoing()] {
         let (h, before) = (w.holder(), w.saga.clone());
         w.wait(secs(5));
@@ -41,7 +41,7 @@ fn m4_a_heartbeat_extends_the_lease_and_neither_revision_nor_update_time() {
 }
 
 #[test]
-fn m4_a_heartbeat_may_change_the_length_and_it_becomes_the_leases() {
+fn m4_a_heartbeat_may_change_the_length_of_the_lease() {
     let mut w = running();
     let h = w.holder();
     w.ok(heartbeat_for(&h, secs(60)));
@@ -56,7 +56,7 @@ fn m4_a_heartbeat_that_does_not_extend_is_refused() {
     let mut w = running();
     let h = w.holder();
     w.wait(secs(10));
-    assert_eq!(w.why(heartbeat_for(&h, us(19_999_999))), "LEASE_NOT_EXTENDED");
+    assert_eq!(w.refusal(heartbeat_for(&h, us(19_999_999))), "LEASE_NOT_EXTENDED");
     w.ok(heartbeat_for(&h, us(20_000_001)));
     assert_eq!(w.lease().expire_time, START.plus(us(30_000_001)));
 }
@@ -70,24 +70,28 @@ fn m4_heartbeats_in_the_same_microsecond_are_all_accepted() {
     w.ok(heartbeat(&h));
     w.ok(progress(&h, "half"));
     assert_eq!((w.lease().expire_time, &w.saga.progress), (START.plus(secs(1)).plus(TTL), &blob("half")));
-    assert_eq!(w.why(heartbeat_for(&h, us(TTL.micros() - 1))), "LEASE_NOT_EXTENDED", "not a microsecond earlier");
+    assert_eq!(
+        w.refusal(heartbeat_for(&h, us(TTL.micros() - 1))),
+        "LEASE_NOT_EXTENDED",
+        "a microsecond less is refused"
+    );
     w.ok(heartbeat_for(&h, TTL));
 }
 
 #[test]
-fn m4_a_timeout_that_keeps_the_expiry_as_it_is_is_told() {
-    let mut w = World::new(Policy { execution_timeout: Some(secs(10)), ..Policy::default() });
+fn m4_a_heartbeat_that_a_timeout_keeps_from_extending_names_the_timeout() {
+    let mut w = TestSaga::new(Policy { execution_timeout: Some(secs(10)), ..Policy::default() });
     let h = w.claim("w");
-    assert_eq!(w.why(heartbeat_for(&h, secs(60))), "EXECUTION_TIMEOUT");
-    assert_eq!(w.why(progress(&h, "half")), "EXECUTION_TIMEOUT");
-    let mut w = World::new(Policy { progress_timeout: Some(secs(10)), ..Policy::default() });
+    assert_eq!(w.refusal(heartbeat_for(&h, secs(60))), "EXECUTION_TIMEOUT");
+    assert_eq!(w.refusal(progress(&h, "half")), "EXECUTION_TIMEOUT");
+    let mut w = TestSaga::new(Policy { progress_timeout: Some(secs(10)), ..Policy::default() });
     let h = w.claim("w");
-    assert_eq!(w.why(heartbeat(&h)), "PROGRESS_TIMEOUT");
+    assert_eq!(w.refusal(heartbeat(&h)), "PROGRESS_TIMEOUT");
     w.ok(progress(&h, "half"));
-    assert_eq!(w.why(progress(&h, "half")), "PROGRESS_TIMEOUT", "it is the same");
+    assert_eq!(w.refusal(progress(&h, "half")), "PROGRESS_TIMEOUT", "it does not extend either");
     w.ok(progress(&h, "more"));
     w.wait(secs(5));
-    assert_eq!(w.why(heartbeat(&h)), "PROGRESS_TIMEOUT");
+    assert_eq!(w.refusal(heartbeat(&h)), "PROGRESS_TIMEOUT");
     w.ok(progress(&h, "most"));
     assert_eq!(w.lease().expire_time, START.plus(secs(15)));
 }
@@ -98,28 +102,30 @@ fn m4_each_wrong_caller_is_refused_and_stored_state_is_unchanged() {
     let h = w.holder();
     w.wait(secs(1));
     let before = w.saga.clone();
-    let stranger = Holder { owner: owner("x"), token: h.token };
-    assert_eq!(w.why(heartbeat(&stranger)), "NOT_OWNER");
-    let unknown = Holder { token: super::world::NEVER_GIVEN, ..h.clone() };
-    assert_eq!(w.why(heartbeat(&unknown)), "NO_LEASE");
+    let other_owner = Holder { owner: owner("x"), token: h.token };
+    assert_eq!(w.refusal(heartbeat(&other_owner)), "NOT_OWNER");
+    let unknown = Holder { token: super::test_saga::UNKNOWN_TOKEN, ..h.clone() };
+    assert_eq!(w.refusal(heartbeat(&unknown)), "NO_LEASE");
     assert_eq!(w.saga, before);
     w.wait(TTL);
     let before = w.saga.clone();
-    assert_eq!(w.why(heartbeat(&h)), "LEASE_EXPIRED");
+    assert_eq!(w.refusal(heartbeat(&h)), "LEASE_EXPIRED");
     assert_eq!(w.saga, before);
     w.claim("x");
     let before = w.saga.clone();
-    assert_eq!(w.why(heartbeat(&h)), "LEASE_SUPERSEDED");
+    assert_eq!(w.refusal(heartbeat(&h)), "LEASE_SUPERSEDED");
     assert_eq!(w.saga, before);
 }
 
 #[test]
-fn a_refused_heartbeat_tells_how_the_lease_stands_and_stores_no_progress() {
-    let mut w = World::new(Policy { execution_timeout: Some(TTL), ..Policy::default() });
+fn a_refused_heartbeat_returns_the_standing_and_stores_no_progress() {
+    let mut w = TestSaga::new(Policy { execution_timeout: Some(TTL), ..Policy::default() });
     let h = w.claim("w");
     w.wait(secs(1));
     w.ok(cancel(false));
-    let Rejection::ExecutionTimeout(standing) = w.refused(progress(&h, "half")) else { panic!("not the limit") };
+    let Rejection::ExecutionTimeout(standing) = w.refused(progress(&h, "half")) else {
+        panic!("it names another limit")
+    };
     assert_eq!(standing.expire_time, START.plus(TTL));
     assert_eq!(standing.cancel_reason, Some(text("no longer wanted")));
     assert_eq!(w.saga.progress, blob(""));
@@ -129,24 +135,24 @@ fn a_refused_heartbeat_tells_how_the_lease_stands_and_stores_no_progress() {
 }
 
 #[test]
-fn the_tighter_limit_is_the_one_that_is_named() {
+fn the_shorter_of_two_timeouts_is_named() {
     let both = |execution, progress| {
-        let mut w = World::new(Policy {
+        let mut w = TestSaga::new(Policy {
             execution_timeout: Some(secs(execution)),
             progress_timeout: Some(secs(progress)),
             ..Policy::default()
         });
         let h = w.claim("w");
         w.wait(secs(1));
-        w.why(heartbeat(&h))
+        w.refusal(heartbeat(&h))
     };
     assert_eq!(both(10, 20), "EXECUTION_TIMEOUT");
     assert_eq!(both(20, 10), "PROGRESS_TIMEOUT");
 }
 
 #[test]
-fn progress_is_kept_when_absent_and_across_leases_and_its_time_begins_anew() {
-    let mut w = World::new(Policy { progress_timeout: Some(secs(40)), ..Policy::default() });
+fn absent_progress_is_kept_across_leases_and_its_timeout_restarts() {
+    let mut w = TestSaga::new(Policy { progress_timeout: Some(secs(40)), ..Policy::default() });
     let h = w.claim("w");
     w.wait(secs(1));
     w.ok(progress(&h, "half"));
@@ -159,11 +165,11 @@ fn progress_is_kept_when_absent_and_across_leases_and_its_time_begins_anew() {
     assert_eq!(w.saga.progress, blob("half"));
     w.wait(secs(20));
     w.ok(progress(&h, "half"));
-    assert_eq!(w.lease().expire_time, w.lease().acquire_time.plus(secs(40)), "the same again is no progress");
+    assert_eq!(w.lease().expire_time, w.lease().acquire_time.plus(secs(40)), "equal progress does not count");
 }
 
 #[test]
-fn a_cancellation_is_told_to_those_who_execute_only() {
+fn only_an_executing_worker_is_told_of_a_cancellation() {
     let mut w = running();
     assert_eq!(cancel_reason(&w.saga), None);
     w.ok(cancel(false));
@@ -176,32 +182,32 @@ fn a_cancellation_is_told_to_those_who_execute_only() {
 }
 
 #[test]
-fn p6_in_grace_a_heartbeat_must_reach_beyond_now() {
-    // The lease ended at 30 s, progress allows 40 s at most, and it is 100 s by now: the limit stands, not the past.
-    let mut w = World::new(Policy { progress_timeout: Some(secs(40)), ..Policy::default() });
+fn p6_a_heartbeat_in_the_grace_must_extend_beyond_the_present() {
+    // The lease expired at 30 s, the progress timeout ends at 40 s, and it is 100 s now: the refusal names the timeout.
+    let mut w = TestSaga::new(Policy { progress_timeout: Some(secs(40)), ..Policy::default() });
     let h = w.claim("w");
     w.now = START.plus(secs(100));
     let mut w = w.after_absence(secs(10));
-    assert_eq!(w.why(heartbeat(&h)), "PROGRESS_TIMEOUT");
+    assert_eq!(w.refusal(heartbeat(&h)), "PROGRESS_TIMEOUT");
     w.ok(progress(&h, "back"));
     assert_eq!(w.lease().expire_time, w.now.plus(TTL));
 }
 
 #[test]
-fn p6_a_limit_does_not_bring_the_end_of_the_grace_forward() {
+fn p6_a_timeout_does_not_shorten_the_grace() {
     for limited in [
         Policy { execution_timeout: Some(secs(40)), ..Policy::default() },
         Policy { progress_timeout: Some(secs(40)), ..Policy::default() },
     ] {
-        // The lease ended at 30 s, the limit ends at 40 s; back at 35 s, it stands until 45 s.
-        let mut w = World::new(limited);
+        // The lease expired at 30 s, and the timeout ends at 40 s. Back at 35 s, the lease is valid until 45 s.
+        let mut w = TestSaga::new(limited);
         let h = w.claim("w");
         w.now = START.plus(secs(35));
         let mut w = w.after_absence(secs(10));
         let end = w.now.plus(secs(10));
-        assert!(["EXECUTION_TIMEOUT", "PROGRESS_TIMEOUT"].contains(&w.why(heartbeat(&h))));
+        assert!(["EXECUTION_TIMEOUT", "PROGRESS_TIMEOUT"].contains(&w.refusal(heartbeat(&h))));
         assert_eq!(w.lease().effective_expiry(&w.grace), end);
-        // A limit behind that is one like any other.
+        // A timeout after the grace applies as usual.
         let mut w = w.after_absence(secs(3));
         w.ok(heartbeat(&h));
         assert_eq!(w.lease().effective_expiry(&w.grace), START.plus(secs(40)));
@@ -210,7 +216,7 @@ fn p6_a_limit_does_not_bring_the_end_of_the_grace_forward() {
 
 #[test]
 fn a_lease_is_checked_as_a_heartbeat_checks_it() {
-    let check = |w: &World, h: &Holder| check_lease(&w.draft(), h).map_err(|rejection| reason(&rejection));
+    let check = |w: &TestSaga, h: &Holder| check_lease(&w.draft(), h).map_err(|rejection| reason(&rejection));
     let mut w = running();
     let h = w.holder();
     assert_eq!(check(&w, &h), Ok(()));
@@ -220,7 +226,7 @@ fn a_lease_is_checked_as_a_heartbeat_checks_it() {
     assert_eq!(check(&w, &h), Err("LEASE_SUPERSEDED"));
     w.ok(release_for(&second, Span::ZERO));
     assert_eq!(check(&w, &second), Err("NO_LEASE"));
-    w.ok(park(false));
+    w.ok(quarantine_by_operator(false));
     assert_eq!(check(&w, &second), Err("SAGA_TERMINAL"));
     assert_eq!(w.attempt(&release(&second)), Ok(TransitionEffect::Unchanged));
 }

@@ -1,19 +1,19 @@
-//! The rules of the contract, tested through the domain's public face: no store, no network, time is an argument.
+//! The rules of the contract, tested through the domain's public functions: no store, no network, time is an argument.
 
-mod admission;
+mod claims;
 mod compensations;
 mod deadlines;
+mod error_order;
 mod events;
 mod heartbeats;
-mod late;
-mod order;
-mod persons;
+mod late_results;
+mod operations;
+mod operator_decisions;
 mod policies;
-mod random;
+mod random_histories;
 mod repeats;
 mod retries;
-mod situations;
+mod situation;
 mod table_by_holder;
 mod table_unleased;
-mod verbs;
-mod world;
+mod test_saga;

@@ -1,4 +1,4 @@
-//! What happens by itself when an execution lease runs out.
+//! Policies: what happens when an execution lease expires.
 
 use sagad::domain::{
     due::ReadyPurposes,
@@ -9,24 +9,24 @@ use sagad::domain::{
 };
 
 use super::{
-    situations::undoing,
-    verbs::*,
-    world::{START, TTL, World, kinds, marks, secs, text},
+    operations::*,
+    situation::undoing,
+    test_saga::{START, TTL, TestSaga, kinds, marks, secs, text},
 };
 
 fn policy(on_stale: StaleAction) -> Policy {
     Policy { on_stale, max_expirations: 3, ..Policy::default() }
 }
 
-/// Claimed, and its lease run out; with compensations or without.
-fn expired(on_stale: StaleAction, with_compensations: bool) -> World {
-    let mut w = if with_compensations { World::new(policy(on_stale)) } else { World::bare(policy(on_stale)) };
+/// A saga whose lease has expired, with or without compensations.
+fn expired(on_stale: StaleAction, with_compensations: bool) -> TestSaga {
+    let mut w = if with_compensations { TestSaga::new(policy(on_stale)) } else { TestSaga::bare(policy(on_stale)) };
     w.claim("w");
     w.wait(TTL);
     w
 }
 
-fn resolved(w: &World) -> Option<Resolution> {
+fn resolved(w: &TestSaga) -> Option<Resolution> {
     match marks(&w.events).into_iter().flatten().next_back() {
         Some(StaleMark::Resolved(resolution)) => Some(resolution),
         Some(StaleMark::Stale { .. }) | None => None,
@@ -92,14 +92,14 @@ fn the_expiry_that_reaches_max_expirations_does_not_requeue() {
         w.wait(TTL);
         assert_eq!((w.state(), w.saga.expirations), (end, 3));
     }
-    let mut w = World::new(Policy { max_expirations: 1, ..policy(StaleAction::Requeue) });
+    let mut w = TestSaga::new(Policy { max_expirations: 1, ..policy(StaleAction::Requeue) });
     w.claim("w");
     w.wait(TTL);
     assert_eq!(w.state(), State::Compensating);
 }
 
 #[test]
-fn what_left_nothing_behind_is_compensated_at_once() {
+fn a_saga_without_compensations_is_compensated_at_once() {
     let mut w = expired(StaleAction::Compensate, false);
     let events = &w.events[2..];
     let expected =
@@ -111,17 +111,17 @@ fn what_left_nothing_behind_is_compensated_at_once() {
     assert_eq!(last.actor.as_ref().unwrap().as_str(), "sagad");
     assert_eq!(w.saga.terminal_reason, Some(text("nothing to undo")));
     assert_eq!((w.saga.end_time, w.saga.idle_since), (Some(w.now), None));
-    assert_eq!(w.why(claim_undo("x")), "SAGA_TERMINAL");
-    // Where something is registered, it is left to whoever undoes it.
-    let mut w = World::new(policy(StaleAction::Compensate));
+    assert_eq!(w.refusal(claim_undo("x")), "SAGA_TERMINAL");
+    // With a registered compensation it waits for a handler.
+    let mut w = TestSaga::new(policy(StaleAction::Compensate));
     w.claim("w");
     w.wait(TTL);
     assert_eq!((w.state(), w.saga.terminal_reason), (State::Compensating, None));
 }
 
 #[test]
-fn releases_and_failures_are_no_expirations() {
-    let mut w = World::new(Policy { max_expirations: 1, max_attempts: 9, ..policy(StaleAction::Requeue) });
+fn releases_and_failures_do_not_count_as_expirations() {
+    let mut w = TestSaga::new(Policy { max_expirations: 1, max_attempts: 9, ..policy(StaleAction::Requeue) });
     w.ok(claim("w"));
     w.ok(release(&w.holder()));
     w.ok(claim("w"));
@@ -130,9 +130,9 @@ fn releases_and_failures_are_no_expirations() {
 }
 
 #[test]
-fn a_compensating_saga_whose_lease_runs_out_stays_so_whatever_the_policy() {
+fn a_compensating_saga_stays_compensating_when_its_lease_expires() {
     for action in [StaleAction::Hold, StaleAction::Requeue, StaleAction::Compensate, StaleAction::Quarantine] {
-        let mut w = World::new(Policy { max_expirations: 1, ..policy(action) });
+        let mut w = TestSaga::new(Policy { max_expirations: 1, ..policy(action) });
         w.claim_undo("w");
         w.wait(TTL);
         assert_eq!((w.state(), w.saga.expirations), (State::Compensating, 0), "{action:?}");
@@ -142,14 +142,14 @@ fn a_compensating_saga_whose_lease_runs_out_stays_so_whatever_the_policy() {
 }
 
 #[test]
-fn a_cancellation_comes_before_the_policy() {
+fn a_cancellation_takes_precedence_over_the_policy() {
     for action in [StaleAction::Hold, StaleAction::Requeue, StaleAction::Compensate, StaleAction::Quarantine] {
         for kinds_left in [&["worktree"][..], &[]] {
-            let mut w = World::with(policy(action), kinds_left, secs(0));
+            let mut w = TestSaga::with(policy(action), kinds_left, secs(0));
             w.claim("w");
             w.ok(cancel(false));
             let events = w.wait(TTL);
-            // A person's decision, so it leads to compensating although there may be nothing to undo.
+            // It is an operator's decision, so it leads to compensating even without compensations.
             assert_eq!(w.state(), State::Compensating, "{action:?} {kinds_left:?}");
             assert_eq!(kinds(&events), [EventType::LeaseExpired, EventType::RecoveryDecided, EventType::Compensating]);
             assert_eq!(w.lease().standing, Standing::EndedByOther);
@@ -158,7 +158,7 @@ fn a_cancellation_comes_before_the_policy() {
 }
 
 #[test]
-fn m12_a_kind_that_nobody_handles_parks_the_saga_with_the_kind_named() {
+fn m12_a_kind_without_a_handler_quarantines_the_saga_with_the_kind_named() {
     let mut w = undoing();
     w.ok(done(&w.holder(), 2));
     let events = w.wait(secs(48 * 3600));
@@ -170,9 +170,9 @@ fn m12_a_kind_that_nobody_handles_parks_the_saga_with_the_kind_named() {
 }
 
 #[test]
-fn the_cause_of_an_expiry_is_what_bounded_the_lease() {
+fn the_cause_of_an_expiry_is_the_limit_that_ended_the_lease() {
     let cause = |policy: Policy| {
-        let mut w = World::new(policy);
+        let mut w = TestSaga::new(policy);
         w.claim("w");
         w.wait(TTL)[0].details["cause"].clone()
     };
@@ -181,9 +181,9 @@ fn the_cause_of_an_expiry_is_what_bounded_the_lease() {
     assert_eq!(cause(Policy { progress_timeout: Some(secs(3)), ..Policy::default() }), "PROGRESS_TIMEOUT");
 }
 
-/// Sagas are looked for by what may become of them: a purpose that is left out would be work that nobody finds.
+/// Sagas are indexed by the purposes for which they may become ready. A missing purpose would hide a claimable saga.
 #[test]
-fn what_may_become_ready_leaves_nothing_out() {
+fn ready_purposes_include_everything_that_becomes_ready() {
     let mut seen = [0; 2];
     for on_stale in [StaleAction::Hold, StaleAction::Requeue, StaleAction::Compensate, StaleAction::Quarantine] {
         for (with, cancelled, settle, expirations) in [true, false]
@@ -193,7 +193,7 @@ fn what_may_become_ready_leaves_nothing_out() {
             .flat_map(|(with, cancelled, settle)| (0..4).map(move |n| (with, cancelled, settle, n)))
         {
             let policy = Policy { settle: secs(settle), ..policy(on_stale) };
-            let mut w = if with { World::new(policy) } else { World::bare(policy) };
+            let mut w = if with { TestSaga::new(policy) } else { TestSaga::bare(policy) };
             w.claim("w");
             w.saga.expirations = expirations;
             if cancelled {

@@ -1,4 +1,4 @@
-//! A call under a lease repeated by the lease that made it: accepted, and nothing changes.
+//! A call repeated under the lease that made it is accepted and changes nothing.
 
 use sagad::domain::{
     command::{Holder, HolderOperation, Operation, UnleasedOperation},
@@ -8,25 +8,25 @@ use sagad::domain::{
 };
 
 use super::{
-    situations::{Situation, compensating, running, settled, undoing},
-    verbs::*,
-    world::{TTL, World, blob, owner, secs, text},
+    operations::*,
+    situation::{Situation, compensating, running, settled, undoing},
+    test_saga::{TTL, TestSaga, blob, owner, secs, text},
 };
 
-/// How a holder ends its lease.
-type End = fn(&Holder) -> Operation;
+/// An operation with which a holder ends its lease.
+type LeaseEnd = fn(&Holder) -> Operation;
 
 #[test]
-fn each_end_is_repeated_by_its_own_rpc_only() {
-    let ends: [(fn() -> World, End); 5] = [
+fn the_end_of_a_lease_is_repeated_by_its_own_rpc_only() {
+    let ends: [(fn() -> TestSaga, LeaseEnd); 5] = [
         (running, release),
         (running, |h| complete(h, "result")),
         (running, fail),
         (settled, compensate),
-        (running, park_held),
+        (running, quarantine_held),
     ];
-    for (n, (world, end)) in ends.into_iter().enumerate() {
-        let mut w = world();
+    for (n, (test_saga, end)) in ends.into_iter().enumerate() {
+        let mut w = test_saga();
         let h = w.holder();
         w.ok(end(&h));
         for (m, (_, again)) in ends.into_iter().enumerate() {
@@ -42,14 +42,14 @@ fn each_end_is_repeated_by_its_own_rpc_only() {
 }
 
 #[test]
-fn reasons_are_not_compared_but_results_are() {
+fn a_repeat_compares_results_but_not_reasons() {
     let mut w = running();
     let h = w.holder();
     w.ok(complete(&h, "result"));
     let other_reason =
         HolderOperation::Complete { result: blob("result"), reason: text("said differently"), progress: None };
     w.repeated(Operation::ByHolder(h.clone(), other_reason));
-    assert_eq!(w.why(complete(&h, "other")), "SAGA_TERMINAL");
+    assert_eq!(w.refusal(complete(&h, "other")), "SAGA_TERMINAL");
     assert_eq!(w.saga.result, blob("result"));
 }
 
@@ -62,11 +62,11 @@ fn repeats_are_accepted_after_a_later_lease_and_after_the_end() {
     let second = w.claim("x");
     w.repeated(release(&first));
     w.repeated(register(&first, &["bucket"]));
-    assert_eq!(w.why(register(&first, &["volume"])), "LEASE_SUPERSEDED");
+    assert_eq!(w.refusal(register(&first, &["volume"])), "LEASE_SUPERSEDED");
     w.ok(complete(&second, "result"));
     w.repeated(release(&first));
     w.repeated(register(&first, &["bucket"]));
-    assert_eq!(w.why(complete(&first, "result")), "LEASE_SUPERSEDED", "the same result, but not its own");
+    assert_eq!(w.refusal(complete(&first, "result")), "LEASE_SUPERSEDED", "the same result, but another lease's");
 }
 
 #[test]
@@ -76,21 +76,21 @@ fn a_failure_is_repeated_after_a_later_lease_and_after_the_end() {
     let second = w.claim_undo("x");
     w.repeated(fail(&first));
     w.repeated(retry(&first));
-    assert_eq!(w.why(release(&first)), "LEASE_SUPERSEDED");
+    assert_eq!(w.refusal(release(&first)), "LEASE_SUPERSEDED");
     w.ok(failed(&second, 2));
     w.ok(done(&second, 2));
     w.ok(release(&second));
     let third = w.claim_undo("y");
     w.repeated(done(&second, 2));
-    assert_eq!(w.why(failed(&second, 2)), "LEASE_SUPERSEDED");
-    assert_eq!(w.why(done(&second, 1)), "LEASE_SUPERSEDED");
-    assert_eq!(w.why(done(&third, 2)), "WRONG_STATE", "another lease's");
+    assert_eq!(w.refusal(failed(&second, 2)), "LEASE_SUPERSEDED");
+    assert_eq!(w.refusal(done(&second, 1)), "LEASE_SUPERSEDED");
+    assert_eq!(w.refusal(done(&third, 2)), "WRONG_STATE", "another lease's");
     w.ok(failed(&third, 1));
-    w.ok(park_held(&third));
+    w.ok(quarantine_held(&third));
     w.repeated(done(&second, 2));
     w.repeated(failed(&third, 1));
     w.repeated(fail(&first));
-    w.repeated(park_held(&third));
+    w.repeated(quarantine_held(&third));
     assert_eq!(w.saga.compensations[0].attempts, 1);
 }
 
@@ -111,27 +111,27 @@ fn a_registration_is_repeated_while_live_late_and_after_the_end() {
     let h = w.holder();
     w.ok(register(&h, &["bucket"]));
     w.repeated(register(&h, &["bucket"]));
-    // What came with the creation was no change then, and is none now.
+    // Registering what came with the creation is no change.
     w.repeated(register(&h, &["branch", "bucket"]));
     w.repeated(register(&h, &["branch"]));
     w.wait(TTL);
     w.repeated(register(&h, &["branch", "bucket"]));
-    assert_eq!(w.why(register(&h, &["branch"])), "LEASE_EXPIRED");
-    assert_eq!(w.why(register(&h, &["bucket", "volume"])), "LEASE_EXPIRED");
+    assert_eq!(w.refusal(register(&h, &["branch"])), "LEASE_EXPIRED");
+    assert_eq!(w.refusal(register(&h, &["bucket", "volume"])), "LEASE_EXPIRED");
     w.ok(complete(&h, ""));
     w.repeated(register(&h, &["bucket"]));
     assert_eq!(w.saga.compensations.len(), 3);
 }
 
 #[test]
-fn heartbeats_are_never_repeats() {
-    let mut w = Situation::CompletedByHolder.world();
+fn a_heartbeat_is_never_a_repeat() {
+    let mut w = Situation::CompletedByHolder.test_saga();
     let h = w.holder();
-    assert_eq!(w.why(heartbeat(&h)), "SAGA_TERMINAL");
+    assert_eq!(w.refusal(heartbeat(&h)), "SAGA_TERMINAL");
 }
 
 #[test]
-fn a_cancel_request_is_repeated_without_change() {
+fn a_repeated_cancel_request_changes_nothing() {
     let mut w = running();
     w.ok(cancel(false));
     w.repeated(cancel(false));
@@ -142,7 +142,7 @@ fn a_cancel_request_is_repeated_without_change() {
 }
 
 #[test]
-fn an_earlier_lease_is_read_off_its_events() {
+fn an_earlier_lease_is_read_from_its_events() {
     let mut w = running();
     let released = w.holder();
     w.ok(release(&released));
@@ -150,14 +150,14 @@ fn an_earlier_lease_is_read_off_its_events() {
     w.wait(TTL);
     let failed_lease = w.claim("y");
     w.ok(retry(&failed_lease));
-    // A note may say what it likes: it belongs to no lease.
+    // An annotation belongs to no lease, whatever its details say.
     w.ok(annotate_with("note", &[("ended_by", "COMPLETE")], None));
     let read = |h: &Holder| EarlierLease::from_events(&w.events, h.token);
     let lease = |by: &str, end| Some(EarlierLease { owner: owner(by), end });
     assert_eq!(read(&released), lease("w", Some(HolderEnd::Released)));
     assert_eq!(read(&expired), lease("x", None));
     assert_eq!(read(&failed_lease), lease("y", Some(HolderEnd::Failed)));
-    assert_eq!(read(&Holder { token: super::world::NEVER_GIVEN, ..released.clone() }), None);
+    assert_eq!(read(&Holder { token: super::test_saga::UNKNOWN_TOKEN, ..released.clone() }), None);
     let foreign = Operation::Unleased(UnleasedOperation::Claim {
         owner: owner("z"),
         ttl: TTL,

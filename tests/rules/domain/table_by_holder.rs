@@ -1,19 +1,19 @@
-//! The one table for calls under a lease: every situation by every call, made by the last lease's own holder.
+//! The table of calls under a lease: every situation and every call, made by the holder of the last lease.
 
 use sagad::domain::{command::Operation, saga::State, transition::TransitionEffect};
 
 use super::{
-    situations::Situation,
-    verbs::*,
-    world::{World, reason},
+    operations::*,
+    situation::Situation,
+    test_saga::{TestSaga, reason},
 };
 
-/// What a cell says.
+/// The expected outcome in a cell of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cell {
-    /// Accepted, changing something; the state after.
+    /// Accepted and changed something; the state afterwards.
     To(State),
-    /// Accepted, changing nothing.
+    /// Accepted and changed nothing.
     Same,
     /// Refused.
     No(&'static str),
@@ -40,8 +40,8 @@ pub const EXPIRED: Cell = Cell::No("LEASE_EXPIRED");
 pub const SUPERSEDED: Cell = Cell::No("LEASE_SUPERSEDED");
 pub const NO_LEASE: Cell = Cell::No("NO_LEASE");
 
-/// What came of a command, as a cell.
-pub fn outcome(w: &mut World, operation: &Operation) -> Cell {
+/// The outcome of a command, as a cell.
+pub fn outcome(w: &mut TestSaga, operation: &Operation) -> Cell {
     match w.attempt(operation) {
         Ok(TransitionEffect::Changed) => Cell::To(w.state()),
         Ok(TransitionEffect::Unchanged) => Cell::Same,
@@ -49,11 +49,11 @@ pub fn outcome(w: &mut World, operation: &Operation) -> Cell {
     }
 }
 
-/// How many calls there are under a lease: a row with fewer cells does not compile.
+/// The number of calls: a row with fewer cells does not compile.
 const CALLS: usize = 10;
 
-/// The columns. A moment passes before each, so that a heartbeat can extend.
-fn calls(w: &World) -> [(&'static str, Operation); CALLS] {
+/// The columns. A moment passes before each call, so that a heartbeat can extend.
+fn calls(w: &TestSaga) -> [(&'static str, Operation); CALLS] {
     let h = &w.holder();
     [
         ("Heartbeat", heartbeat(h)),
@@ -65,11 +65,11 @@ fn calls(w: &World) -> [(&'static str, Operation); CALLS] {
         ("RecordCompensation DONE", done(h, 2)),
         ("RecordCompensation FAILED", failed(h, 2)),
         ("Compensate", compensate(h)),
-        ("Quarantine", park_held(h)),
+        ("Quarantine", quarantine_held(h)),
     ]
 }
 
-/// The rows: a situation without one does not compile.
+/// The rows: a situation without a row does not compile.
 #[rustfmt::skip]
 const fn row(situation: Situation) -> [Cell; CALLS] {
     use Situation as S;
@@ -101,7 +101,7 @@ const fn row(situation: Situation) -> [Cell; CALLS] {
         S::CompensatedByHolder  => [TERMINAL,   TERMINAL,   TERMINAL,   TERMINAL,   TERMINAL,   TERMINAL,   SAME,       TERMINAL,   SAME,       TERMINAL],
         S::CompensatedUnclaimed => [NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE],
         S::QuarantinedByHolder  => [TERMINAL,   TERMINAL,   TERMINAL,   TERMINAL,   TERMINAL,   TERMINAL,   TERMINAL,   TERMINAL,   TERMINAL,   SAME],
-        S::QuarantinedByPerson  => [SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED],
+        S::QuarantinedByOperator  => [SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED],
         S::QuarantinedByPolicy  => [SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED, SUPERSEDED],
         S::QuarantinedUnclaimed => [NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE,   NO_LEASE],
     }
@@ -111,9 +111,9 @@ const fn row(situation: Situation) -> [Cell; CALLS] {
 fn m6_every_call_under_a_lease_in_every_situation() {
     let mut wrong = Vec::new();
     for &situation in Situation::ALL {
-        let world = situation.world();
-        for ((name, operation), expected) in calls(&world).into_iter().zip(row(situation)) {
-            let mut w = world.at(world.now.plus(super::world::us(1)));
+        let test_saga = situation.test_saga();
+        for ((name, operation), expected) in calls(&test_saga).into_iter().zip(row(situation)) {
+            let mut w = test_saga.at(test_saga.now.plus(super::test_saga::us(1)));
             let found = outcome(&mut w, &operation);
             if found != expected {
                 wrong.push(format!("{situation:?} × {name}: {found:?}, not {expected:?}"));

@@ -1,4 +1,4 @@
-//! The one table for calls without a lease: every situation by every call; claims are made by `w`.
+//! The table of calls without a lease: every situation and every call; claims are by `w`.
 
 use sagad::domain::{
     command::{Operation, RecoveryDecision},
@@ -6,13 +6,13 @@ use sagad::domain::{
 };
 
 use super::{
-    situations::Situation,
+    operations::*,
+    situation::Situation,
     table_by_holder::*,
-    verbs::*,
-    world::{TTL, us},
+    test_saga::{TTL, us},
 };
 
-/// How many calls there are: a row with fewer cells does not compile.
+/// The number of calls: a row with fewer cells does not compile.
 const CALLS: usize = 13;
 
 /// The columns.
@@ -22,8 +22,8 @@ fn calls() -> [(&'static str, Operation); CALLS] {
         ("Claim EXECUTE", claim("w")),
         ("Claim COMPENSATE", claim_undo("w")),
         ("WaiveCompensation", waive(2)),
-        ("Quarantine", park(false)),
-        ("Quarantine, revoking", park(true)),
+        ("Quarantine", quarantine_by_operator(false)),
+        ("Quarantine, revoking", quarantine_by_operator(true)),
         ("Recover REQUEUE", recover(RecoveryDecision::Requeue)),
         ("Recover COMPENSATE", recover(RecoveryDecision::Compensate)),
         ("Recover QUARANTINE", recover(RecoveryDecision::Quarantine)),
@@ -34,13 +34,13 @@ fn calls() -> [(&'static str, Operation); CALLS] {
     ]
 }
 
-/// A terminal state refuses all but annotations.
+/// A terminal state refuses all calls except annotations.
 const fn terminal(state: State) -> [Cell; CALLS] {
     let (t, noted) = (TERMINAL, Cell::To(state));
     [t, t, t, t, t, t, t, t, t, t, t, noted, noted]
 }
 
-/// The rows: a situation without one does not compile.
+/// The rows: a situation without a row does not compile.
 #[rustfmt::skip]
 const fn row(situation: Situation) -> [Cell; CALLS] {
     use Situation as S;
@@ -72,7 +72,7 @@ const fn row(situation: Situation) -> [Cell; CALLS] {
         S::CompensatedByHolder  => terminal(State::Compensated),
         S::CompensatedUnclaimed => terminal(State::Compensated),
         S::QuarantinedByHolder  => terminal(State::Quarantined),
-        S::QuarantinedByPerson  => terminal(State::Quarantined),
+        S::QuarantinedByOperator  => terminal(State::Quarantined),
         S::QuarantinedByPolicy  => terminal(State::Quarantined),
         S::QuarantinedUnclaimed => terminal(State::Quarantined),
     }
@@ -83,7 +83,7 @@ fn m6_every_call_without_a_lease_in_every_situation() {
     let mut wrong = Vec::new();
     for &situation in Situation::ALL {
         for ((name, operation), expected) in calls().into_iter().zip(row(situation)) {
-            let mut w = situation.world();
+            let mut w = situation.test_saga();
             w.now = w.now.plus(us(1));
             let found = outcome(&mut w, &operation);
             if found != expected {

@@ -1,7 +1,6 @@
-//! Chance that can be repeated: the same seed gives the same numbers on every machine and with every version of every
+//! [`Rng`]: random numbers that are the same for a seed on every machine and with every version of every
 //! crate. (SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014)
 
-/// A source of numbers.
 pub struct Rng(u64);
 
 impl Rng {
@@ -17,22 +16,22 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// From 0 to below `n`.
+    /// CallSource 0 to below `n`.
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }
 
-    /// From `low` to below `high`.
+    /// CallSource `low` to below `high`.
     pub fn between(&mut self, low: i64, high: i64) -> i64 {
         low + self.below((high - low).max(1) as u64) as i64
     }
 
-    /// True so many times in a thousand.
+    /// True with a probability of `per_mille` in a thousand.
     pub fn chance(&mut self, per_mille: u64) -> bool {
         self.below(1000) < per_mille
     }
 
-    /// One of these.
+    /// One of the values.
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }

@@ -1,10 +1,10 @@
-//! The same commands at random against the reference in memory and each other backend, every answer and everything stored compared.
+//! The same random commands on the reference in memory and on another backend; every answer and all stored data are compared.
 //!
-//! `CONFORMANCE_COMMANDS=n` runs more of them, `CONFORMANCE_SEED=s` other ones; a failure names both.
+//! `CONFORMANCE_COMMANDS=n` sets their number, `CONFORMANCE_SEED=s` the seed; a failure prints both.
 
-mod commands;
-mod dice;
-pub mod sides;
+pub mod compared_store;
+mod random_commands;
+mod rng;
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use sagad::{
     domain::{
         command::{Answer, Command, Request, RequestKey},
         ids::{OwnerId, Revision},
-        lease::ReturnGrace,
+        lease::RestartGrace,
         saga::{Saga, State},
         text::Labels,
         time::{Span, Timestamp},
@@ -21,16 +21,16 @@ use sagad::{
 };
 
 use self::{
-    commands::{QUEUES, TASKS, name},
-    dice::Dice,
-    sides::{Disk, MemoryDisk, PostgresDisk, Side, SqliteDisk},
+    compared_store::{ComparedStore, MemoryDisk, PostgresDisk, SqliteDisk, StoreDisk},
+    random_commands::{QUEUES, TASKS, name},
+    rng::Rng,
 };
 use super::{
-    build::{key_of, labels, owner, queue, task},
+    builders::{key_of, labels, owner, queue, task},
     postgres,
 };
 
-/// Commands of one run: then the stores begin anew, so that a failure is near its beginning.
+/// Commands of one run on new stores: a failure then comes soon after the start of its run.
 const RUN: usize = 2000;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -38,37 +38,37 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn random_commands_have_the_same_outcome() {
+fn sqlite_answers_random_commands_like_the_reference() {
     compare(SqliteDisk::default);
 }
 
 #[test]
-fn random_commands_have_the_same_outcome_on_postgres() {
+fn postgres_answers_random_commands_like_the_reference() {
     if postgres::is_there() {
         compare(PostgresDisk::default);
     }
 }
 
-fn compare<D: Disk>(empty: impl Fn() -> D) {
+fn compare<D: StoreDisk>(new_store: impl Fn() -> D) {
     let first_seed = setting("CONFORMANCE_SEED", 1);
     let wanted = setting("CONFORMANCE_COMMANDS", 10_000) as usize;
     let mut seen = BTreeSet::new();
     for (seed, begun) in (first_seed..).zip((0..wanted).step_by(RUN)) {
-        let _named = Named { seed, commands: RUN.min(wanted - begun) };
-        let mut twins = Twins::new(seed, empty());
+        let _named = RepeatHint { seed, commands: RUN.min(wanted - begun) };
+        let mut twins = StorePair::new(seed, new_store());
         twins.run(RUN.min(wanted - begun));
         seen.append(&mut twins.seen);
         twins.finish();
     }
     if wanted >= 10_000 {
-        // Else it compares less than it seems to.
-        let missing: Vec<_> = WORTH_SEEING.iter().filter(|what| !seen.contains(**what)).collect();
-        assert!(missing.is_empty(), "never happened: {missing:?}");
+        // Otherwise the comparison covers less than intended.
+        let missing: Vec<_> = EXPECTED.iter().filter(|what| !seen.contains(**what)).collect();
+        assert!(missing.is_empty(), "these never happened: {missing:?}");
     }
 }
 
-/// What must have happened in a run of some length: every event, every refusal but one that takes 128 compensations.
-const WORTH_SEEING: &[&str] = &[
+/// What must happen in a long run: every event, and every refusal except the one that needs 128 compensations.
+const EXPECTED: &[&str] = &[
     "Created",
     "Dispatched",
     "Claimed",
@@ -109,17 +109,17 @@ const WORTH_SEEING: &[&str] = &[
     "NoLease",
     "a held call is answered",
     "a purge",
-    "a turn that is lost",
-    "a sweep that left something",
+    "a lost turn",
+    "an incomplete sweep",
 ];
 
-/// Says how to repeat a run that fails.
-struct Named {
+/// Prints how to repeat a failed run.
+struct RepeatHint {
     seed: u64,
     commands: usize,
 }
 
-impl Drop for Named {
+impl Drop for RepeatHint {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("to repeat it: CONFORMANCE_SEED={} CONFORMANCE_COMMANDS={}", self.seed, self.commands);
@@ -127,13 +127,13 @@ impl Drop for Named {
     }
 }
 
-/// Two stores that must not differ.
-struct Twins<D: Disk> {
-    dice: Dice,
+/// The two stores that are compared.
+struct StorePair<D: StoreDisk> {
+    rng: Rng,
     now: Timestamp,
-    memory: Side<MemoryDisk>,
-    stored: Side<D>,
-    /// Lately executed requests with a `request_id`, for repeating them.
+    memory: ComparedStore<MemoryDisk>,
+    stored: ComparedStore<D>,
+    /// Recent requests with a `request_id`, to repeat them.
     requests: Vec<Request>,
     executed: usize,
     compared_through: Revision,
@@ -141,15 +141,15 @@ struct Twins<D: Disk> {
     seen: BTreeSet<String>,
 }
 
-impl<D: Disk> Twins<D> {
+impl<D: StoreDisk> StorePair<D> {
     fn new(seed: u64, stored: D) -> Self {
-        let now = super::bench::START;
-        let grace = ReturnGrace { returned_at: now, length: Span::ZERO };
-        Twins {
-            dice: Dice(seed),
+        let now = super::test_store::START;
+        let grace = RestartGrace { returned_at: now, length: Span::ZERO };
+        StorePair {
+            rng: Rng(seed),
             now,
-            memory: Side::open(stored.reference(), grace),
-            stored: Side::open(stored, grace),
+            memory: ComparedStore::open(stored.reference(), grace),
+            stored: ComparedStore::open(stored, grace),
             requests: Vec::new(),
             executed: 0,
             compared_through: Revision::ZERO,
@@ -161,13 +161,13 @@ impl<D: Disk> Twins<D> {
         while self.executed < commands {
             self.pass_time();
             self.transaction();
-            if self.dice.once_in(40) {
+            if self.rng.once_in(40) {
                 self.be_away();
             }
-            if self.dice.once_in(80) {
+            if self.rng.once_in(80) {
                 self.reopen();
             }
-            if self.dice.once_in(30) {
+            if self.rng.once_in(30) {
                 self.compare_all();
             }
         }
@@ -180,26 +180,26 @@ impl<D: Disk> Twins<D> {
         self.stored.disk.verify();
     }
 
-    /// Often to the very instant at which something is due, or next to it.
+    /// Often to a deadline or a microsecond beside it.
     fn pass_time(&mut self) {
         let next = self.memory.coordinator().due_index().next();
         assert_eq!(next, self.stored.coordinator().due_index().next(), "at {}", self.executed);
-        let step = match self.dice.below(8) {
+        let step = match self.rng.below(8) {
             0..=2 => Span::ZERO,
             3 => Span::from_micros(1).unwrap(),
             4 | 5 => next.map_or(Span::ZERO, |at| at.since(self.now)),
             6 => next.map_or(Span::ZERO, |at| Span::from_micros((at.since(self.now).micros() - 1).max(0)).unwrap()),
-            _ => self.dice.span(),
+            _ => self.rng.span(),
         };
-        // What is due in a month is not waited for, or everything would be over at once.
+        // Deadlines a month away are not waited for; otherwise all sagas would end at once.
         if step <= Span::from_secs(2 * 3600) {
             self.now = self.now.plus(step);
         }
-        self.memory.let_go_overdue(self.now);
-        self.stored.let_go_overdue(self.now);
-        if self.dice.once_in(20) {
-            self.memory.lose_a_caller();
-            self.stored.lose_a_caller();
+        self.memory.answer_overdue(self.now);
+        self.stored.answer_overdue(self.now);
+        if self.rng.once_in(20) {
+            self.memory.cancel_a_call();
+            self.stored.cancel_a_call();
         }
     }
 
@@ -208,14 +208,14 @@ impl<D: Disk> Twins<D> {
     }
 
     fn request(&mut self, known: &[Option<Saga>]) -> Request {
-        if !self.requests.is_empty() && self.dice.once_in(12) {
-            return self.dice.pick(&self.requests).clone();
+        if !self.requests.is_empty() && self.rng.once_in(12) {
+            return self.rng.pick(&self.requests).clone();
         }
-        let command = commands::command(&mut self.dice, known);
+        let command = random_commands::command(&mut self.rng, known);
         let key = match &command {
             // These have no request_id in the contract.
             Command::SetPaused(_) | Command::Purge(_) => None,
-            Command::Create(_) | Command::ClaimNext(_) | Command::Change(_) if self.dice.once_in(3) => {
+            Command::Create(_) | Command::ClaimNext(_) | Command::Change(_) if self.rng.once_in(3) => {
                 Some(self.key(&command))
             }
             Command::Create(_) | Command::ClaimNext(_) | Command::Change(_) => None,
@@ -230,20 +230,20 @@ impl<D: Disk> Twins<D> {
         request
     }
 
-    /// Mostly a new id, at times one that is in use.
+    /// Mostly a new id, sometimes a used one.
     fn key(&mut self, command: &Command) -> RequestKey {
-        let id = if self.dice.once_in(6) { self.dice.below(3) } else { self.dice.below(250) };
+        let id = if self.rng.once_in(6) { self.rng.below(3) } else { self.rng.below(250) };
         key_of(id as u8, command)
     }
 
     fn transaction(&mut self) {
         let known = self.known();
-        // Mostly so little that what is due is left to later turns, if not to the calls that it concerns.
-        let budget = *self.dice.pick(&[0, 0, 0, 2, 6, 1 << 20]);
-        let requests: Vec<_> = (0..1 + self.dice.below(8)).map(|_| self.request(&known)).collect();
+        // Mostly a small budget, so that due changes are left to later turns or to the calls for their sagas.
+        let budget = *self.rng.pick(&[0, 0, 0, 2, 6, 1 << 20]);
+        let requests: Vec<_> = (0..1 + self.rng.below(8)).map(|_| self.request(&known)).collect();
         self.executed += requests.len();
-        let (expected, found) = if self.dice.once_in(10) {
-            self.seen.insert("a turn that is lost".to_owned());
+        let (expected, found) = if self.rng.once_in(10) {
+            self.seen.insert("a lost turn".to_owned());
             let expected = self.memory.lose_turn(budget, &requests, self.now);
             (expected, self.stored.lose_turn(budget, &requests, self.now))
         } else {
@@ -254,13 +254,13 @@ impl<D: Disk> Twins<D> {
         expected.executed.iter().for_each(|executed| self.note(executed));
         self.seen.extend(expected.events.iter().map(|event| format!("{:?}", event.kind)));
         if !expected.complete {
-            self.seen.insert("a sweep that left something".to_owned());
+            self.seen.insert("an incomplete sweep".to_owned());
         }
         assert_eq!(self.stored.coordinator().next_revision(), self.memory.coordinator().next_revision());
         self.compare_sagas();
     }
 
-    fn note(&mut self, (outcome, served): &sides::Executed) {
+    fn note(&mut self, (outcome, served): &compared_store::CallResult) {
         if served.iter().any(|(_, outcome)| outcome.is_ok()) {
             self.seen.insert("a held call is answered".to_owned());
         }
@@ -278,31 +278,31 @@ impl<D: Disk> Twins<D> {
     }
 
     fn be_away(&mut self) {
-        self.now = self.now.plus(self.dice.span());
-        let grace = *self.dice.pick(&[Span::ZERO, Span::from_secs(10)]);
-        let grace = ReturnGrace { returned_at: self.now, length: grace };
+        self.now = self.now.plus(self.rng.span());
+        let grace = *self.rng.pick(&[Span::ZERO, Span::from_secs(10)]);
+        let grace = RestartGrace { returned_at: self.now, length: grace };
         self.memory.returned(grace);
         self.stored.returned(grace);
     }
 
-    /// In good order, or with what was not committed lost.
+    /// Closes the stores cleanly, or loses what was not committed.
     fn reopen(&mut self) {
-        let in_order = self.dice.once_in(2);
-        let mid_turn = !in_order && self.dice.once_in(2);
+        let in_order = self.rng.once_in(2);
+        let mid_turn = !in_order && self.rng.once_in(2);
         if mid_turn {
             let (known, now) = (self.known(), self.now);
-            let request = Request { command: commands::command(&mut self.dice, &known), key: None, by: None };
+            let request = Request { command: random_commands::command(&mut self.rng, &known), key: None, by: None };
             let expected = self.memory.lose_turn(1 << 20, std::slice::from_ref(&request), now);
             assert_eq!(self.stored.lose_turn(1 << 20, &[request], now), expected);
         }
-        let grace = ReturnGrace { returned_at: self.now, length: Span::from_secs(1) };
+        let grace = RestartGrace { returned_at: self.now, length: Span::from_secs(1) };
         let expected = self.memory.reopen(in_order, self.now, grace);
         assert_eq!(self.stored.reopen(in_order, self.now, grace), expected, "opened after {}", self.executed);
         assert!(expected.last_time <= self.now.plus(Span::from_micros(1).unwrap()));
         self.compare_sagas();
     }
 
-    /// Every saga, and what is new in the history.
+    /// Compares every saga and the new events.
     fn compare_sagas(&mut self) {
         for n in 0..TASKS + 3 {
             let key = SagaKey::Task(task(&name(n)));
@@ -315,31 +315,31 @@ impl<D: Disk> Twins<D> {
         self.compared_through = expected.found.last().map_or(self.compared_through, |event| event.revision);
     }
 
-    /// All that can be asked, with questions at random.
+    /// Compares the answers of random reads.
     fn compare_all(&mut self) {
         let read_time = ReadTime { now: self.now, grace: self.memory.coordinator().grace() };
         let (a, b) = (self.memory.reader(), self.stored.reader());
         assert_eq!(b.counts(&read_time), a.counts(&read_time), "after {}", self.executed);
-        for (after, limit) in [(None, 100), (None, 2), (Some(queue(self.dice.word(&QUEUES))), 2)] {
+        for (after, limit) in [(None, 100), (None, 2), (Some(queue(self.rng.word(&QUEUES))), 2)] {
             assert_eq!(b.queues(after.as_ref(), limit), a.queues(after.as_ref(), limit));
         }
         let whole = EventQuery { whole: true, ..everything() };
         assert_eq!(b.events(&whole), a.events(&whole));
-        let dice = &mut self.dice;
+        let rng = &mut self.rng;
         for _ in 0..8 {
-            let list = list_query(dice, read_time);
+            let list = list_query(rng, read_time);
             assert_eq!(all_pages(b, &list), all_pages(a, &list), "{list:?}");
-            let events = event_query(dice, self.compared_through);
+            let events = event_query(rng, self.compared_through);
             assert_eq!(b.events(&events), a.events(&events), "{events:?}");
-            let queues: Vec<_> = dice.some(&QUEUES).into_iter().map(queue).collect();
-            let after = Revision(dice.below(1 + self.compared_through.0 as usize) as i64);
-            let through = Revision(after.0 + dice.below(500) as i64);
-            let limit = 1 + dice.below(5);
-            // Most of these sagas are a few hundred bytes.
-            let bounds = PageBounds { sagas: limit, bytes: dice.below(4000) };
+            let queues: Vec<_> = rng.some(&QUEUES).into_iter().map(queue).collect();
+            let after = Revision(rng.below(1 + self.compared_through.0 as usize) as i64);
+            let through = Revision(after.0 + rng.below(500) as i64);
+            let limit = 1 + rng.below(5);
+            // Most of these sagas have a few hundred bytes.
+            let bounds = PageBounds { sagas: limit, bytes: rng.below(4000) };
             assert_eq!(b.stale(&queues, after, through, bounds), a.stale(&queues, after, through, bounds));
         }
-        for saga in all_pages(a, &ListQuery { filter: Filter::default(), ..list_query(dice, read_time) }) {
+        for saga in all_pages(a, &ListQuery { filter: Filter::default(), ..list_query(rng, read_time) }) {
             let key = SagaKey::Saga(saga.spec.saga_id.clone());
             assert_eq!(b.get(&key), a.get(&key));
         }
@@ -350,35 +350,35 @@ fn everything() -> EventQuery {
     EventQuery { through: Revision(i64::MAX), limit: usize::MAX >> 1, ..EventQuery::default() }
 }
 
-fn event_query(dice: &mut Dice, newest: Revision) -> EventQuery {
-    let near = Revision((newest.0 + 2 - dice.below(60) as i64).max(0));
+fn event_query(rng: &mut Rng, newest: Revision) -> EventQuery {
+    let near = Revision((newest.0 + 2 - rng.below(60) as i64).max(0));
     EventQuery {
-        task_id: dice.once_in(2).then(|| task(&name(dice.below(TASKS)))),
-        queues: dice.some(&QUEUES).into_iter().map(queue).collect(),
-        marked_only: dice.once_in(2),
+        task_id: rng.once_in(2).then(|| task(&name(rng.below(TASKS)))),
+        queues: rng.some(&QUEUES).into_iter().map(queue).collect(),
+        marked_only: rng.once_in(2),
         after: near,
-        through: if dice.once_in(2) { Revision(i64::MAX) } else { Revision(near.0 + dice.below(30) as i64) },
-        limit: *dice.pick(&[1, 3, 1000]),
-        whole: dice.once_in(2),
+        through: if rng.once_in(2) { Revision(i64::MAX) } else { Revision(near.0 + rng.below(30) as i64) },
+        limit: *rng.pick(&[1, 3, 1000]),
+        whole: rng.once_in(2),
     }
 }
 
-fn list_query(dice: &mut Dice, read_time: ReadTime) -> ListQuery {
+fn list_query(rng: &mut Rng, read_time: ReadTime) -> ListQuery {
     let owners: Vec<OwnerId> = ["w0", "w1"].into_iter().map(owner).collect();
     let filter = Filter {
-        states: if dice.once_in(3) { dice.some(&State::ALL) } else { Vec::new() },
-        queues: if dice.once_in(3) { dice.some(&QUEUES).into_iter().map(queue).collect() } else { Vec::new() },
-        owner: dice.once_in(3).then(|| dice.pick(&owners).clone()),
-        held_by: dice.once_in(3).then(|| dice.pick(&owners).clone()),
-        labels: if dice.once_in(3) { labels(&[("team", "a")]) } else { Labels::default() },
-        issue: dice.once_in(3).then_some(0),
-        stale_only: dice.once_in(3),
-        in_flight_only: dice.once_in(3),
+        states: if rng.once_in(3) { rng.some(&State::ALL) } else { Vec::new() },
+        queues: if rng.once_in(3) { rng.some(&QUEUES).into_iter().map(queue).collect() } else { Vec::new() },
+        owner: rng.once_in(3).then(|| rng.pick(&owners).clone()),
+        held_by: rng.once_in(3).then(|| rng.pick(&owners).clone()),
+        labels: if rng.once_in(3) { labels(&[("team", "a")]) } else { Labels::default() },
+        issue: rng.once_in(3).then_some(0),
+        stale_only: rng.once_in(3),
+        in_flight_only: rng.once_in(3),
     };
-    ListQuery { filter, newest_first: dice.once_in(2), after: None, limit: *dice.pick(&[1, 2, 100]), read_time }
+    ListQuery { filter, newest_first: rng.once_in(2), after: None, limit: *rng.pick(&[1, 2, 100]), read_time }
 }
 
-/// Backends may divide a list into pages differently: what counts is what is in all of them.
+/// Backends may divide a list into pages differently, so all pages are compared together.
 fn all_pages(reader: &dyn Reader, query: &ListQuery) -> Vec<Saga> {
     let (mut all, mut after) = (Vec::new(), None::<Cursor>);
     loop {

@@ -102,7 +102,7 @@ fn vitals(facts: &mut DoctorFacts) -> &mut GetVitalsResponse {
 }
 
 #[test]
-fn a_healthy_busy_daemon_has_nothing() {
+fn doctor_finds_nothing_on_a_healthy_busy_daemon() {
     assert_eq!(found(|_| {}), []);
 }
 

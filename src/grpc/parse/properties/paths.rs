@@ -52,7 +52,7 @@ fn leads(message: &MessageDescriptor, path: &str) -> bool {
 }
 
 #[test]
-fn only_what_is_there_is_found() {
+fn only_existing_paths_are_found() {
     for there in ["task_id", "labels[a].b]", "compensations[127].kind", "policy.on_stale", "delay.seconds", "labels"] {
         assert!(has_field("CreateSagaRequest", there), "{there}");
     }

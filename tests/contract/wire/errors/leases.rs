@@ -10,7 +10,7 @@ pub async fn lease_held() -> Problem {
     let saga = api.running("t", "w").await;
     let own = api.claim(claim("t", "w", 1000)).await.refused();
     let problem = api.claim(claim("t", "other", 1000)).await.refused();
-    assert_eq!(own.reason, problem.reason, "the caller's own, too");
+    assert_eq!(own.reason, problem.reason, "also for the holder itself");
     assert_eq!((problem.fact("owner_id"), problem.fact("task_id"), problem.fact("state")), ("w", "t", "RUNNING"));
     assert_eq!(problem.fact("fencing_token"), key(&saga).fencing_token.to_string());
     let until = chrono::DateTime::parse_from_rfc3339(problem.fact("expire_time")).unwrap();
@@ -26,7 +26,7 @@ async fn limited(api: &Api, policy: Policy) -> Saga {
     api.claim(claim("t", "w", 60_000)).await.unwrap()
 }
 
-/// The lease stands, nothing was stored, and the worker learns until when, and whether to go on.
+/// Asserts that the lease is unchanged and that the error has its expiry and the directive.
 async fn assert_stands(api: &Api, saga: &Saga, problem: &Problem, directive: &str) {
     assert_eq!(problem.fact("directive"), directive);
     let until = chrono::DateTime::parse_from_rfc3339(problem.fact("expire_time")).unwrap();
@@ -74,7 +74,7 @@ pub async fn progress_timeout() -> Problem {
     let saga = limited(&api, Policy { progress_timeout: secs(30), ..Default::default() }).await;
     let problem = api.heartbeat(key(&saga).heartbeat()).await.refused();
     assert_stands(&api, &saga, &problem, "CONTINUE").await;
-    // The same again is no change; something else is.
+    // Equal progress is no change; other progress is.
     let told = |progress: &'static str| HeartbeatRequest { progress: Some(progress.into()), ..key(&saga).heartbeat() };
     assert_eq!(api.heartbeat(told("")).await.reason(), "PROGRESS_TIMEOUT");
     api.heartbeat(told("1 %")).await.unwrap();
@@ -94,12 +94,12 @@ pub async fn lease_expired() -> Problem {
 pub async fn lease_superseded() -> Problem {
     let daemon = Daemon::start();
     let api = daemon.api().await;
-    // By a later lease …
+    // By a later lease,
     let first = api.stale(create("t"), "w").await;
     api.claim(claim("t", "w", 60_000)).await.unwrap();
     let problem = api.heartbeat(key(&first).heartbeat()).await.refused();
     assert_eq!(api.release(key(&first).release()).await.reason(), "LEASE_SUPERSEDED");
-    // … a decision …
+    // by a decision,
     let stale = api.stale(create("decided"), "w").await;
     let decision = RecoverRequest {
         task_id: "decided".into(),
@@ -110,7 +110,7 @@ pub async fn lease_superseded() -> Problem {
     };
     api.recover(decision).await.unwrap();
     assert_eq!(api.complete(key(&stale).complete()).await.reason(), "LEASE_SUPERSEDED");
-    // … and a revocation.
+    // and by a revocation.
     let live = api.running("revoked", "w").await;
     let park = QuarantineRequest {
         task_id: "revoked".into(),
@@ -128,9 +128,9 @@ pub async fn not_owner() -> Problem {
     let daemon = Daemon::start();
     let api = daemon.api().await;
     let saga = api.running("t", "w").await;
-    let thief = Key { owner_id: "thief".into(), ..key(&saga) };
-    assert_eq!(api.complete(thief.complete()).await.reason(), "NOT_OWNER");
-    let problem = api.heartbeat(thief.heartbeat()).await.refused();
+    let other_owner = Key { owner_id: "other".into(), ..key(&saga) };
+    assert_eq!(api.complete(other_owner.complete()).await.reason(), "NOT_OWNER");
+    let problem = api.heartbeat(other_owner.heartbeat()).await.refused();
     assert_eq!((problem.fact("owner_id"), problem.fact("task_id")), ("w", "t"));
     problem
 }
@@ -140,8 +140,8 @@ pub async fn no_lease() -> Problem {
     let api = daemon.api().await;
     let saga = api.running("t", "w").await;
     api.release(key(&saga).release()).await.unwrap();
-    assert_eq!(api.heartbeat(key(&saga).heartbeat()).await.reason(), "NO_LEASE", "given back");
-    assert_eq!(api.complete(key(&saga).complete()).await.reason(), "NO_LEASE", "given back");
+    assert_eq!(api.heartbeat(key(&saga).heartbeat()).await.reason(), "NO_LEASE", "the lease was released");
+    assert_eq!(api.complete(key(&saga).complete()).await.reason(), "NO_LEASE", "the lease was released");
     api.release(key(&saga).release()).await.expect("a repeat");
     let never = Key { fencing_token: key(&saga).fencing_token + 100, ..key(&saga) };
     api.heartbeat(never.heartbeat()).await.refused()

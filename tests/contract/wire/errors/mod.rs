@@ -1,4 +1,4 @@
-//! Every reason of the contract's table, produced by a real client against a real daemon.
+//! Every reason of the contract's error table, produced on a real daemon.
 
 mod leases;
 mod requests;
@@ -10,10 +10,10 @@ use tonic::{Status, Streaming};
 
 use crate::support::{errors::TABLE, *};
 
-/// Reasons of daemons that know their callers: `tests/contract/security` produces them.
+/// Reasons of daemons with principals: `tests/contract/security` produces them.
 const OF_CALLERS: [&str; 2] = ["UNAUTHENTICATED", "PERMISSION_DENIED"];
 
-/// One test for each: the function produces the error, and looks at its metadata.
+/// A test for each reason; the function of its name produces the error and checks its metadata.
 macro_rules! produced {
     ($($reason:ident: $module:ident::$function:ident,)*) => {
         const COVERED: &[&str] = &[$(stringify!($reason)),*];
@@ -63,7 +63,7 @@ produced! {
     CORRUPT: store::corrupt,
 }
 
-/// The error with which a stream ends before it has sent anything.
+/// The error that ends a stream before its first item.
 async fn first_error<T>(opened: Result<Streaming<T>, Status>) -> Problem {
     let status = match opened {
         Err(status) => status,
@@ -76,7 +76,7 @@ async fn first_error<T>(opened: Result<Streaming<T>, Status>) -> Problem {
 }
 
 #[test]
-fn every_reason_of_the_table_is_produced() {
+fn every_reason_of_the_error_table_has_a_test() {
     let table: BTreeSet<_> = TABLE.iter().map(|(reason, ..)| *reason).collect();
     let covered: BTreeSet<_> = COVERED.iter().chain(&OF_CALLERS).copied().collect();
     assert_eq!(covered, table);
@@ -84,9 +84,9 @@ fn every_reason_of_the_table_is_produced() {
     assert_eq!(covered.len(), COVERED.len() + OF_CALLERS.len());
 }
 
-/// Reasons are written where errors are made; each of them has to be in the table.
+/// Searches the sources for strings that look like reasons.
 #[test]
-fn the_code_makes_no_other_reasons() {
+fn every_reason_in_the_sources_is_in_the_error_table() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut made = BTreeSet::new();
     for file in
@@ -95,7 +95,7 @@ fn the_code_makes_no_other_reasons() {
         let source = fs::read_to_string(root.join(file)).unwrap();
         made.extend(source.split('"').skip(1).step_by(2).filter(|text| is_reason(text)).map(str::to_owned));
     }
-    // What a directive is called is no reason.
+    // Names of directives are no reasons.
     for directive in ["CONTINUE", "CANCEL"] {
         made.remove(directive);
     }

@@ -1,4 +1,4 @@
-//! Errors of requests, and of sagas that are not where the caller thinks.
+//! Errors about requests, and about sagas in another state than the call needs.
 
 use sagad::proto::*;
 
@@ -55,7 +55,7 @@ pub async fn saga_not_found() -> Problem {
     problem
 }
 
-/// A saga that is being undone, under a lease.
+/// A saga under a lease for compensation.
 async fn undoing(api: &Api, kinds: &[&str]) -> Key {
     api.create_saga(held("t", kinds)).await.unwrap();
     let purpose = LeasePurpose::Compensate.into();
@@ -95,9 +95,9 @@ pub async fn queue_not_found() -> Problem {
         ResumeQueueRequest { queue: "biulds".into(), actor: "ada".into(), must_exist: true, ..Default::default() };
     assert_eq!(admin.resume_queue(resume).await.reason(), "QUEUE_NOT_FOUND");
     let listed = admin.list_queues(ListQueuesRequest::default()).await.unwrap().into_inner();
-    assert_eq!(listed.queues, [], "a refusal makes no queue");
+    assert_eq!(listed.queues, [], "a refused call creates no queue");
 
-    // One that had a saga once is there, and so is one that was paused before its first.
+    // A queue exists once it has had a saga, and once it was paused.
     api.create_saga(CreateSagaRequest { queue: "builds".into(), ..create("t") }).await.unwrap();
     assert!(admin.pause_queue(pause("builds")).await.unwrap().into_inner().queue.unwrap().paused);
     admin.pause_queue(PauseQueueRequest { must_exist: false, ..pause("later") }).await.unwrap();
@@ -111,7 +111,7 @@ pub async fn saga_exists() -> Problem {
     api.create_saga(create("t")).await.unwrap();
     let problem = api.create_saga(CreateSagaRequest { saga_id: "t".into(), ..create("u") }).await.refused();
     assert_eq!((problem.fact("field"), problem.fact("task_id")), ("saga_id", "u"));
-    assert!(!problem.metadata.contains_key("index"), "only a batch has indexes");
+    assert!(!problem.metadata.contains_key("index"), "only a batch has an index");
     problem
 }
 
@@ -122,7 +122,7 @@ pub async fn request_id_reused() -> Problem {
     api.create_saga(with_id("t")).await.unwrap();
     let problem = api.create_saga(with_id("u")).await.refused();
     assert_eq!(api.find("u").await.unwrap(), None);
-    // Another rpc is other content, too.
+    // Another rpc counts as other content.
     let claim = ClaimRequest { request_id: named("create"), ..claim("t", "w", 1000) };
     assert_eq!(api.claim(claim).await.reason(), "REQUEST_ID_REUSED");
     assert_eq!(problem.fact("field"), "request_id");
@@ -181,7 +181,7 @@ pub async fn settling() -> Problem {
     let problem = api.claim(ClaimRequest { purpose, ..claim("t", "u", 1000) }).await.refused();
     assert!(problem.retry.unwrap() > std::time::Duration::from_secs(3000), "{problem:?}");
     chrono::DateTime::parse_from_rfc3339(problem.fact("settle_until")).unwrap();
-    // Only undoing has to wait.
+    // Only a claim for compensation has to wait.
     api.claim(claim("t", "w", 1000)).await.unwrap();
     problem
 }

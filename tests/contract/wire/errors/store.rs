@@ -1,4 +1,4 @@
-//! Errors of the store and of the daemon's life.
+//! Errors of the store, and those of startup and shutdown.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub async fn revision_compacted() -> Problem {
     let done = api.complete(key(&saga).complete()).await.unwrap();
     api.create_saga(create("new")).await.unwrap();
     let purge = PurgeSagasRequest { older_than: secs(0), actor: "ada".into(), ..Default::default() };
-    // What was changed in this very microsecond is not older than zero.
+    // A saga that was changed in this microsecond is not older than zero.
     tokio::time::sleep(Duration::from_millis(5)).await;
     let purged = api.purge(purge).await.unwrap();
     assert_eq!((purged.purged_sagas, purged.purged_events, purged.more), (1, 3, false));
@@ -30,7 +30,7 @@ pub async fn revision_compacted() -> Problem {
     assert_eq!(first_error(api.watch_events(events).await).await.reason, "REVISION_COMPACTED");
     let oldest = WatchEventsRequest { after_revision: Some(done.revision), ..Default::default() };
     let bookmark = api.watch_events(oldest).await.unwrap().message().await.unwrap().unwrap();
-    assert_eq!(bookmark.revision, done.revision, "the oldest itself can be resumed from");
+    assert_eq!(bookmark.revision, done.revision, "a watch can resume from the oldest revision itself");
     problem
 }
 
@@ -43,7 +43,7 @@ pub async fn revision_unknown() -> Problem {
     let events = WatchEventsRequest { after_revision: Some(i64::MAX), ..Default::default() };
     assert_eq!(first_error(api.watch_events(events).await).await.reason, "REVISION_UNKNOWN");
 
-    // After a crash revisions jump ahead; nothing can be resumed from in between.
+    // After a crash revisions jump ahead; a watch can't resume from the revisions in between.
     daemon.kill().await;
     daemon.start_again();
     let api = daemon.api().await;
@@ -58,7 +58,7 @@ pub async fn revision_unknown() -> Problem {
 pub async fn overloaded() -> Problem {
     let daemon = Daemon::start_with(&["--max-waiting", "1", "--max-watches", "1", "--writer-queue", "1"]);
     let api = daemon.api().await;
-    // Too many changes at once: each is made or refused, and what is refused did not happen.
+    // Too many changes at once: each is made or refused, and a refused one did not happen.
     let calls = (0..300).map(|i| {
         let api = api.clone();
         tokio::spawn(async move { (i, api.create_saga(create(&format!("t-{i}"))).await) })
@@ -75,7 +75,7 @@ pub async fn overloaded() -> Problem {
     }
     assert!(refused > 0, "a queue of one took 300 changes at once");
 
-    // Too many held claims.
+    // Too many held claims:
     let wait = |owner: &str| ClaimNextRequest {
         queues: vec!["empty".into()],
         owner_id: owner.into(),
@@ -87,9 +87,9 @@ pub async fn overloaded() -> Problem {
     eventually("one claim is held", || async { (api.stats().await.waiting == 1).then_some(()) }).await;
     assert_eq!(api.claim_next(wait("second")).await.reason(), "OVERLOADED");
     assert_eq!(api.claim_next(ClaimNextRequest { wait: None, ..wait("third") }).await.unwrap(), []);
-    assert!(!held.is_finished(), "the first goes on waiting");
+    assert!(!held.is_finished(), "the first is still held");
 
-    // Too many watches.
+    // Too many watches:
     let open = api.watch_stale(WatchStaleRequest::default()).await.unwrap();
     let problem = first_error(api.watch_events(WatchEventsRequest::default()).await).await;
     drop(open);
@@ -101,7 +101,7 @@ pub async fn overloaded() -> Problem {
     problem
 }
 
-/// Also P4: it refuses, keeps serving reads, and recovers when there is room.
+/// Also P4: a full disk refuses changes, serves reads, and recovers when there is room.
 pub async fn store_full() -> Option<Problem> {
     if !tools::are_there(&["mount"]) {
         return None;
@@ -119,16 +119,16 @@ pub async fn store_full() -> Option<Problem> {
         assert!(made < 1000, "the disk does not fill");
     };
     assert!(made > 3, "{made}");
-    assert_eq!(api.find(&format!("t-{made}")).await.unwrap(), None, "it did not happen");
-    assert_eq!(api.get("t-0").await.payload.len(), 60 << 10, "reads go on");
+    assert_eq!(api.find(&format!("t-{made}")).await.unwrap(), None, "the refused saga does not exist");
+    assert_eq!(api.get("t-0").await.payload.len(), 60 << 10, "reads are served");
     assert_eq!(api.stats().await.ready as usize, made);
     assert_eq!(api.create_saga(large(made)).await.reason(), "STORE_FULL");
 
     disk.grow("64m");
     eventually("it recovers", || async { api.create_saga(large(made)).await.ok() }).await;
-    daemon.restart(daemon::End::Killed).await;
+    daemon.restart(daemon::ShutdownSignal::Kill).await;
     let api = daemon.api().await;
-    assert_eq!(api.stats().await.ready as usize, made + 1, "all that was acknowledged is there");
+    assert_eq!(api.stats().await.ready as usize, made + 1, "every acknowledged saga exists");
     Some(problem)
 }
 
@@ -153,7 +153,7 @@ pub async fn shutting_down() -> Problem {
     problem
 }
 
-/// While the store is being opened: here because somebody else has its file locked.
+/// While the store is being opened: here because another connection has locked its file.
 pub async fn store_unavailable() -> Problem {
     let mut daemon = Daemon::start();
     daemon.terminate().await;
@@ -171,26 +171,26 @@ pub async fn store_unavailable() -> Problem {
     assert_eq!(first_error(watch).await.reason, "STORE_UNAVAILABLE");
     let info = api.admin.clone().get_server_info(GetServerInfoRequest {}).await;
     assert_eq!(info.reason(), "STORE_UNAVAILABLE");
-    // Malformed comes first, store or no store.
+    // A malformed request is refused first, even without a store.
     assert_eq!(api.create_saga(create("..")).await.reason(), "INVALID_ARGUMENT");
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
     let status = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner().status();
     assert_eq!(status, tonic_health::pb::health_check_response::ServingStatus::NotServing);
 
     drop(lock);
-    assert_eq!(process.address(), Some(address), "it serves once the store is open");
+    assert_eq!(process.address(), Some(address), "it serves once the store is opened");
     api.create_saga(create("t")).await.unwrap();
     problem
 }
 
-/// A commit whose sync failed: the daemon can't know, says so, and ends.
+/// After a failed sync the daemon can't know whether the commit happened; it says so and ends.
 pub async fn outcome_unknown() -> Option<Problem> {
     if !tools::are_there(&["strace"]) {
         return None;
     }
     let own = tempfile::tempdir().unwrap();
     let trace = own.path().join("trace");
-    // Late enough for the start, whatever it migrates: the count is each thread's own.
+    // Syncs are counted for each thread: this number is never reached during the start.
     let mut daemon = Launch::on(&own.path().join("data"))
         .traced(&trace, &["-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=100+"])
         .start();
@@ -209,7 +209,7 @@ pub async fn outcome_unknown() -> Option<Problem> {
     Some(problem)
 }
 
-/// One row that can't be read: an error for it alone.
+/// A row that can't be read is an error of its own saga only.
 pub async fn corrupt() -> Problem {
     let mut daemon = Daemon::start();
     let api = daemon.api().await;
@@ -231,7 +231,7 @@ pub async fn corrupt() -> Problem {
     let next =
         ClaimNextRequest { queues: vec!["default".into()], owner_id: "w".into(), max_sagas: 10, ..Default::default() };
     let claimed = api.claim_next(next).await.unwrap();
-    assert_eq!(claimed.len(), 1, "the others are served");
+    assert_eq!(claimed.len(), 1, "other sagas are claimed");
     api.complete(key(&claimed[0]).complete()).await.unwrap();
     api.create_saga(create("new")).await.unwrap();
     problem
