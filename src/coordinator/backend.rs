@@ -15,7 +15,7 @@ use crate::domain::{
     transition::Due,
 };
 
-use super::{ChangeSet, ClaimCandidate, DerivedFields, ReadyEntry, ReadyPosition, RowId, StoredAnswer};
+use super::{ChangeSet, DerivedFields, ReadyEntry, ReadyPosition, RowId, StoredAnswer};
 
 /// Why a backend call failed. Each variant says whether the change happened.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -181,7 +181,7 @@ pub trait Backend: 'static {
     /// lease's holder ended it (`ended_by`).
     fn lease_events(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, BackendError>;
     /// Ready sagas in claim order.
-    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError>;
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ReadyPosition>, BackendError>;
     /// True if the queue ever held a saga or was paused.
     fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError>;
     /// Ended sagas in these states, unchanged since before a time, oldest first, each with the time of its last change: at

@@ -20,7 +20,7 @@ use crate::domain::{
     text::Kind,
 };
 
-use super::{ClaimCandidate, DerivedFields, RowId, RowIdBuildHasher};
+use super::{DerivedFields, ReadyPosition, RowId, RowIdBuildHasher};
 
 /// Kinds of compensations: sorted, without duplicates.
 pub type KindSet = Arc<[Kind]>;
@@ -80,8 +80,7 @@ fn pending_kinds(saga: &Saga) -> KindSet {
     pending.map(|compensation| compensation.spec.kind.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Rows by priority, then creation.
-type ReadyOrder = BTreeSet<(Reverse<i32>, RowId)>;
+type ReadyOrder = BTreeSet<ReadyPosition>;
 
 /// Ready sagas that only some callers can claim.
 #[derive(Debug, Default)]
@@ -147,9 +146,9 @@ impl ReadyIndex {
     }
 
     /// Sagas of a queue that are reserved for an owner and claimable, by priority, then creation: at most `limit`.
-    pub fn reserved(&self, assignee: &OwnerId, queue: &QueueName, limit: usize) -> Vec<ClaimCandidate> {
+    pub fn reserved(&self, assignee: &OwnerId, queue: &QueueName, limit: usize) -> Vec<ReadyPosition> {
         let places = self.reserved.get(&(assignee.clone(), queue.clone()));
-        places.into_iter().flatten().take(limit).map(candidate).collect()
+        places.into_iter().flatten().take(limit).copied().collect()
     }
 
     /// The owners that can claim reserved sagas of a queue, in no order. Scans the reservations of all queues.
@@ -164,13 +163,7 @@ impl ReadyIndex {
 
     /// Sagas of a queue that wait to be compensated and whose pending kinds are all among `kinds`, by priority, then
     /// creation: at most `limit`. Adds to `looked_at` what it examined.
-    pub fn of_kinds(
-        &self,
-        queue: &QueueName,
-        kinds: &[Kind],
-        limit: usize,
-        looked_at: &mut u64,
-    ) -> Vec<ClaimCandidate> {
+    pub fn of_kinds(&self, queue: &QueueName, kinds: &[Kind], limit: usize, looked_at: &mut u64) -> Vec<ReadyPosition> {
         let Some(sets) = self.compensating.get(queue) else { return Vec::new() };
         let mut in_order: Vec<_> = covered(sets, kinds, looked_at).into_iter().map(|places| places.iter()).collect();
         // A merge: the first of each set; after each one taken, the next of its set.
@@ -184,15 +177,11 @@ impl ReadyIndex {
             && let Some(Reverse((place, set))) = firsts.pop()
         {
             *looked_at += 1;
-            found.push(candidate(place));
+            found.push(*place);
             firsts.extend(in_order[set].next().map(|place| Reverse((place, set))));
         }
         found
     }
-}
-
-fn candidate((Reverse(priority), id): &(Reverse<i32>, RowId)) -> ClaimCandidate {
-    ClaimCandidate { priority: *priority, id: *id }
 }
 
 /// The sets that contain only these kinds. The sets are sorted, so after a set with a foreign kind the search skips
@@ -249,8 +238,8 @@ mod tests {
         Some(ReadyEntry { priority, queue: queue(), eligibility })
     }
 
-    fn ids(found: &[ClaimCandidate]) -> Vec<i64> {
-        found.iter().map(|candidate| candidate.id.0).collect()
+    fn ids(found: &[ReadyPosition]) -> Vec<i64> {
+        found.iter().map(|(_, id)| id.0).collect()
     }
 
     const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];

@@ -11,7 +11,7 @@ use std::{
 
 use crate::domain::{ids::QueueName, lease::LeasePurpose, saga::Saga};
 
-use super::{ClaimCandidate, ReadyPosition, ReadyScan, RowId};
+use super::{ReadyPosition, ReadyScan, RowId};
 
 /// How many sagas a scan reads. A window is cut to this when it has grown to twice as many.
 const WINDOW: usize = 512;
@@ -83,13 +83,12 @@ impl ReadyWindows {
     }
 
     /// The first sagas of a queue; `None` if its window has too few and must be extended.
-    pub(super) fn first(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Option<Vec<ClaimCandidate>> {
+    pub(super) fn first(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Option<Vec<ReadyPosition>> {
         let window = self.queues.get(queue)?.of(purpose)?;
         if window.ready.len() < limit && window.through.is_some() {
             return None;
         }
-        let candidate = |(Reverse(priority), id): &ReadyPosition| ClaimCandidate { priority: *priority, id: *id };
-        Some(window.ready.iter().take(limit).map(candidate).collect())
+        Some(window.ready.iter().take(limit).copied().collect())
     }
 
     /// The scan that extends a queue's window to `limit` sagas.
@@ -100,15 +99,14 @@ impl ReadyWindows {
     }
 
     /// Adds what a scan found. What was changed since the last commit must be set again.
-    pub(super) fn extend(&mut self, scan: &ReadyScan, found: &[ClaimCandidate]) {
+    pub(super) fn extend(&mut self, scan: &ReadyScan, found: &[ReadyPosition]) {
         if self.queues.values().map(QueueWindows::len).sum::<usize>() > ALL {
             self.queues.retain(|queue, _| *queue == scan.queue);
         }
         let of_queue = self.queues.entry(scan.queue.clone()).or_default();
         let window = of_queue.of_mut(scan.purpose).get_or_insert(ReadyWindow { ready: BTreeSet::new(), through: None });
-        let positions = found.iter().map(|candidate| (Reverse(candidate.priority), candidate.id));
-        window.through = if found.len() < scan.limit { None } else { positions.clone().next_back() };
-        window.ready.extend(positions);
+        window.through = if found.len() < scan.limit { None } else { found.last().copied() };
+        window.ready.extend(found);
     }
 
     /// Drops all windows, because a turn was undone.
@@ -145,14 +143,15 @@ mod tests {
 
     fn ids(windows: &ReadyWindows, limit: usize) -> Option<Vec<i64>> {
         let found = windows.first(EXECUTE, &saga(0).spec.queue, limit)?;
-        Some(found.into_iter().map(|candidate| candidate.id.0).collect())
+        Some(found.into_iter().map(|(_, id)| id.0).collect())
     }
 
     /// What a store would answer that has these places with priority 0.
     fn scan(windows: &mut ReadyWindows, stored: impl Iterator<Item = i64>, limit: usize) {
         let scan = windows.scan(EXECUTE, &saga(0).spec.queue, limit);
-        let behind = stored.map(RowId).filter(|id| scan.after.is_none_or(|after| (Reverse(0), *id) > after));
-        let found: Vec<_> = behind.take(scan.limit).map(|id| ClaimCandidate { priority: 0, id }).collect();
+        let positions = stored.map(|id| (Reverse(0), RowId(id)));
+        let behind = positions.filter(|position| scan.after.is_none_or(|after| *position > after));
+        let found: Vec<_> = behind.take(scan.limit).collect();
         windows.extend(&scan, &found);
     }
 

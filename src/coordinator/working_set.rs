@@ -18,8 +18,9 @@ use crate::{
 };
 
 use super::{
-    AppendedEvent, Backend, BackendError, Caller, ClaimCandidate, Claimable, ContentBytes, DerivedFields, Eligibility,
-    LoadKey, LoadResult, ReadyEntry, RemovalCounts, RowId, SagaChange, StoredAnswer, Turn, TurnStep, without_contents,
+    AppendedEvent, Backend, BackendError, Caller, Claimable, ContentBytes, DerivedFields, Eligibility, LoadKey,
+    LoadResult, ReadyEntry, ReadyPosition, RemovalCounts, RowId, SagaChange, StoredAnswer, Turn, TurnStep,
+    without_contents,
 };
 
 /// A saga with its row.
@@ -310,7 +311,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         purpose: LeasePurpose,
         queue: &QueueName,
         limit: usize,
-    ) -> Result<Vec<ClaimCandidate>, BackendError> {
+    ) -> Result<Vec<ReadyPosition>, BackendError> {
         loop {
             if let Some(found) = self.coordinator.windows.first(purpose, queue, limit) {
                 return Ok(found);

@@ -4,8 +4,8 @@ use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     coordinator::{
-        AppendedEvent, Backend, BackendError, ChangeSet, ClaimCandidate, ContentBytes, LoadKey, LoadResult,
-        MaintenanceBudget, ReadyScan, RemovalCounts, RowId, StoredAnswer, without_contents,
+        AppendedEvent, Backend, BackendError, ChangeSet, ContentBytes, LoadKey, LoadResult, MaintenanceBudget,
+        ReadyPosition, ReadyScan, RemovalCounts, RowId, StoredAnswer, without_contents,
     },
     domain::{
         command::QueueStatus,
@@ -139,7 +139,7 @@ impl Backend for MemoryBackend {
         Ok(claimed.into_iter().chain(ended).cloned().collect())
     }
 
-    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError> {
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ReadyPosition>, BackendError> {
         let data = self.0.data();
         let wanted = data
             .sagas
@@ -149,7 +149,7 @@ impl Backend for MemoryBackend {
         found.retain(|position| scan.after.is_none_or(|after| *position > after));
         found.sort_unstable();
         found.truncate(scan.limit);
-        Ok(found.into_iter().map(|(Reverse(priority), id)| ClaimCandidate { priority, id }).collect())
+        Ok(found)
     }
 
     fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError> {
