@@ -12,10 +12,9 @@ use crate::domain::{
     saga::{Saga, State},
     text::Blob,
     time::Timestamp,
-    transition::Due,
 };
 
-use super::{ChangeSet, DerivedFields, ReadyEntry, ReadyPosition, RowId, StoredAnswer};
+use super::{ChangeSet, DueEntry, ReadyEntry, ReadyPosition, RowId, StoredAnswer};
 
 /// Why a backend call failed. Each variant says whether the change happened.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -101,32 +100,12 @@ pub struct InitialState {
     pub next_row: RowId,
     /// The newest time in the store.
     pub last_time: Timestamp,
-    /// When something is due to which saga.
-    pub due: Vec<StoredDue>,
+    /// What is due to which saga.
+    pub due: Vec<(RowId, DueEntry)>,
     /// Ready sagas that only some callers can claim: every saga for which [`ReadyEntry::of`] returns an entry.
     pub ready: Vec<(RowId, ReadyEntry)>,
     /// Paused queues.
     pub paused: Vec<QueueName>,
-}
-
-/// When something is due to a saga, as stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredDue {
-    /// The saga's place.
-    pub id: RowId,
-    /// What is due.
-    pub due: Due,
-    /// The saga's queue.
-    pub queue: QueueName,
-    /// Its state.
-    pub state: State,
-}
-
-impl StoredDue {
-    /// When something is due to a saga, if at all.
-    pub fn of(id: RowId, saga: &Saga, derived: &DerivedFields) -> Option<Self> {
-        Some(StoredDue { id, due: derived.due?, queue: saga.spec.queue.clone(), state: saga.state })
-    }
 }
 
 /// Which ready sagas are wanted.

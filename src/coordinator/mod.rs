@@ -40,7 +40,7 @@ mod working_set;
 
 pub use backend::{
     Backend, BackendError, ContentBytes, InitialState, LoadKey, LoadResult, MaintenanceBudget, ReadyScan,
-    RemovalCounts, StoredDue, without_contents,
+    RemovalCounts, without_contents,
 };
 pub use call::{Call, CallOutcome, Caller, CallerKey};
 pub use change_set::{AppendedEvent, ChangeSet, SagaChange};

@@ -18,13 +18,14 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{
     clock::Clock,
-    coordinator::{DerivedFields, InitialState, ReadyEntry, RowId, StoredAnswer, StoredDue},
+    coordinator::{DerivedFields, DueEntry, InitialState, ReadyEntry, RowId, StoredAnswer},
     domain::{
         command::QueueStatus,
         event::Event,
         ids::{QueueName, Revision, SagaId, TaskId},
         saga::Saga,
         time::{Span, Timestamp},
+        transition::ReadyPurposes,
     },
 };
 
@@ -181,21 +182,19 @@ impl StoredData {
         let in_flight = self.sagas.values().map(|record| &record.saga).filter(|saga| !saga.state.is_terminal());
         let last_heartbeat = in_flight.filter_map(|saga| Some(saga.lease.as_ref()?.heartbeat_time)).max();
         let last_time = [last_event, last_heartbeat, Some(self.numbers.last_time)].into_iter().flatten().max();
+        let sagas = self.sagas.iter();
+        let due = sagas.clone().filter_map(|(id, Record { saga, derived })| {
+            let (queue, ready) = (saga.spec.queue.clone(), ReadyPurposes::of_state(saga.state));
+            Some((*id, DueEntry { due: derived.due?, queue, ready }))
+        });
+        let ready = sagas.filter_map(|(id, record)| Some((*id, ReadyEntry::of(&record.saga, &record.derived)?)));
         InitialState {
             head,
             next_revision,
             next_row: RowId(self.numbers.last_row + 1),
-            last_time: last_time.unwrap_or_default().plus(Span::from_micros(1).unwrap_or_default()),
-            due: self
-                .sagas
-                .iter()
-                .filter_map(|(id, record)| StoredDue::of(*id, &record.saga, &record.derived))
-                .collect(),
-            ready: self
-                .sagas
-                .iter()
-                .filter_map(|(id, record)| Some((*id, ReadyEntry::of(&record.saga, &record.derived)?)))
-                .collect(),
+            last_time: last_time.unwrap_or_default().plus(Span::MICROSECOND),
+            due: due.collect(),
+            ready: ready.collect(),
             paused: self.queues.values().filter(|queue| queue.paused).map(|queue| queue.queue.clone()).collect(),
         }
     }
