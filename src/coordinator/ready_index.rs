@@ -48,28 +48,15 @@ pub enum Eligibility {
 impl ReadyEntry {
     /// The index entry of a saga, if it has one.
     pub fn of(saga: &Saga, derived: &DerivedFields) -> Option<Self> {
-        let eligibility = match (saga.state, derived.ready, &saga.reservation) {
-            (State::Compensating, Some(LeasePurpose::Compensate), _) => Eligibility::Kinds(pending_kinds(saga)),
-            (State::Dispatched, _, Some(reservation)) => {
-                // The delay is over if something later is due next.
-                let delayed = saga.not_before.is_some_and(|ready| derived.due.is_none_or(|due| due.at <= ready));
-                if delayed {
-                    return None;
-                }
-                Eligibility::Assignee(reservation.assignee.clone())
-            }
-            (
-                State::Planned
-                | State::Dispatched
-                | State::Running
-                | State::Compensating
-                | State::Completed
-                | State::Failed
-                | State::Compensated
-                | State::Quarantined,
-                _,
-                _,
-            ) => return None,
+        let eligibility = if saga.state == State::Compensating && derived.ready == Some(LeasePurpose::Compensate) {
+            Eligibility::Kinds(pending_kinds(saga))
+        } else if saga.state == State::Dispatched
+            // The delay is over if something later is due next.
+            && saga.not_before.is_none_or(|ready| derived.due.is_some_and(|due| due.at > ready))
+        {
+            Eligibility::Assignee(saga.reservation.as_ref()?.assignee.clone())
+        } else {
+            return None;
         };
         Some(ReadyEntry { priority: saga.spec.priority, queue: saga.spec.queue.clone(), eligibility })
     }
