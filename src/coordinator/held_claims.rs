@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::Hash,
     ops::Bound,
     sync::Arc,
 };
@@ -17,7 +16,7 @@ use crate::domain::{
     time::Timestamp,
 };
 
-use super::{Caller, CallerKey, KindSet};
+use super::{Caller, CallerKey, KindSet, ready_index::remove_from};
 
 /// How many calls are checked at once for callers that are gone: few enough that the cost doesn't matter.
 const GONE_CHECKS: usize = 128;
@@ -235,10 +234,10 @@ impl<C: Caller> HeldClaims<C> {
             }
         }
         for queue in &held.claim.queues {
-            remove(&mut self.index.by_queue, &(held.claim.purpose, queue.clone()), call);
+            remove_from(&mut self.index.by_queue, &(held.claim.purpose, queue.clone()), &call);
         }
         match held.claim.purpose {
-            LeasePurpose::Execute => remove(&mut self.index.by_owner, &held.claim.owner, call),
+            LeasePurpose::Execute => remove_from(&mut self.index.by_owner, &held.claim.owner, &call),
             LeasePurpose::Compensate => {
                 for kind in kinds_taken(&held.claim) {
                     self.index.by_kind.remove(&(kind, call));
@@ -305,15 +304,6 @@ impl<C: Caller> HeldClaims<C> {
 fn kinds_taken(claim: &ClaimNext) -> impl Iterator<Item = Option<Kind>> {
     let any = claim.kinds.is_empty().then_some(None);
     any.into_iter().chain(claim.kinds.iter().cloned().map(Some))
-}
-
-fn remove<K: Eq + Hash>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, call: u64) {
-    if let Some(calls) = index.get_mut(key) {
-        calls.remove(&call);
-        if calls.is_empty() {
-            index.remove(key);
-        }
-    }
 }
 
 /// A subset of the held calls, in order of arrival.

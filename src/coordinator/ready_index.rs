@@ -9,6 +9,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+    hash::Hash,
     ops::Bound,
     sync::Arc,
 };
@@ -104,13 +105,7 @@ impl ReadyIndex {
                     }
                 }
                 Eligibility::Assignee(assignee) => {
-                    let key = (assignee.clone(), queue.clone());
-                    if let Some(places) = self.reserved.get_mut(&key) {
-                        places.remove(&place);
-                        if places.is_empty() {
-                            self.reserved.remove(&key);
-                        }
-                    }
+                    remove_from(&mut self.reserved, &(assignee.clone(), queue.clone()), &place);
                 }
             }
         }
@@ -168,6 +163,16 @@ impl ReadyIndex {
             firsts.extend(in_order[set].next().map(|place| Reverse((place, set))));
         }
         found
+    }
+}
+
+/// Removes an item from one of the sets of an index; an empty set is dropped.
+pub(super) fn remove_from<K: Eq + Hash, T: Ord>(index: &mut HashMap<K, BTreeSet<T>>, key: &K, item: &T) {
+    if let Some(set) = index.get_mut(key) {
+        set.remove(item);
+        if set.is_empty() {
+            index.remove(key);
+        }
     }
 }
 
