@@ -24,6 +24,7 @@ pub struct MemoryBackend(pub(super) Memory);
 
 impl StoredData {
     fn write(&mut self, changes: &ChangeSet) -> Result<(), BackendError> {
+        let wrong = |what| Err(BackendError::OutcomeUnknown(what));
         for id in &changes.removed {
             self.remove(*id);
         }
@@ -31,23 +32,17 @@ impl StoredData {
             let Some(after) = &change.after else { continue };
             let stored = self.sagas.get(&change.id).map(|record| &record.saga);
             if stored != change.before.as_deref() {
-                return Err(BackendError::OutcomeUnknown(format!(
-                    "{:?} was not what the turn began with",
-                    after.task_id()
-                )));
+                return wrong(format!("{:?} was not what the turn began with", after.task_id()));
             }
             self.put(change.id, Record { saga: Saga::clone(after), derived: change.derived });
         }
         for AppendedEvent { saga, prev, event } in &changes.events {
             let newest = self.events_of(*saga).next_back().map(|event| event.revision);
             if newest != *prev {
-                return Err(BackendError::OutcomeUnknown(format!(
-                    "{prev:?} is not the event before {}",
-                    event.revision
-                )));
+                return wrong(format!("{prev:?} is not the event before {}", event.revision));
             }
             if self.events.insert(event.revision, (*saga, event.clone())).is_some() {
-                return Err(BackendError::OutcomeUnknown(format!("revision {} was given twice", event.revision)));
+                return wrong(format!("revision {} was given twice", event.revision));
             }
         }
         for (id, answer) in &changes.answers {
