@@ -46,13 +46,13 @@ impl StoredData {
             }
         }
         for (id, answer) in &changes.answers {
-            self.numbers.answers += 1;
-            self.answers.insert(*id, (self.numbers.answers, answer.clone()));
+            self.answers_stored += 1;
+            self.answers.insert(*id, (self.answers_stored, answer.clone()));
         }
         for status in &changes.queues {
             self.queues.insert(status.queue.clone(), status.clone());
         }
-        self.numbers.compacted = self.numbers.compacted.max(changes.compacted.unwrap_or_default());
+        self.compacted = self.compacted.max(changes.compacted.unwrap_or_default());
         if let Some((before, limit)) = changes.forget_answers {
             self.forget_answers(before, limit);
         }
@@ -66,7 +66,7 @@ impl StoredData {
         self.queues.entry(spec.queue.clone()).or_insert_with(status);
         self.tasks.insert(spec.task_id.clone(), id);
         self.saga_ids.insert(spec.saga_id.clone(), id);
-        self.numbers.last_row = self.numbers.last_row.max(id.0);
+        self.last_row = self.last_row.max(id.0);
         self.sagas.insert(id, record);
     }
 
@@ -199,10 +199,9 @@ impl Backend for MemoryBackend {
 
     fn close(&mut self, now: Timestamp) -> Result<(), BackendError> {
         let mut data = self.0.data_mut();
-        let next = data.head().after(1).max(data.numbers.opened_at);
-        let numbers = &mut data.numbers;
-        numbers.last_time = numbers.last_time.max(now);
-        numbers.revision_floor = next;
+        let next = data.head().after(1).max(data.opened_at);
+        data.last_time = data.last_time.max(now);
+        data.revision_floor = next;
         Ok(())
     }
 }

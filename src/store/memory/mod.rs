@@ -109,24 +109,10 @@ pub struct StoredData {
     queues: BTreeMap<QueueName, QueueStatus>,
     /// Revisions that no event has: above the key, up to and including the value.
     gaps: BTreeMap<Revision, Revision>,
-    numbers: StoreCounters,
-    /// For how many more rows and events there is room; none: any number.
-    room: Option<usize>,
-    /// Sagas that no commit can change.
-    unwritable: HashSet<RowId>,
-    /// How many pages of the history were read.
-    event_reads: AtomicUsize,
-    /// The content of backups; none: backups fail.
-    backup: Option<Vec<u8>>,
-}
-
-/// Numbers about the store as a whole.
-#[derive(Clone, Copy, Default)]
-struct StoreCounters {
     /// The highest row ever assigned.
     last_row: i64,
     /// How many answers were ever stored.
-    answers: u64,
+    answers_stored: u64,
     /// The newest event that was purged.
     compacted: Revision,
     /// Every revision ever assigned is below this.
@@ -135,6 +121,14 @@ struct StoreCounters {
     opened_at: Revision,
     /// The clock's time when the store was last closed.
     last_time: Timestamp,
+    /// For how many more rows and events there is room; none: any number.
+    room: Option<usize>,
+    /// Sagas that no commit can change.
+    unwritable: HashSet<RowId>,
+    /// How many pages of the history were read.
+    event_reads: AtomicUsize,
+    /// The content of backups; none: backups fail.
+    backup: Option<Vec<u8>>,
 }
 
 impl StoredData {
@@ -168,20 +162,20 @@ impl StoredData {
     /// The newest event's revision, purged ones included.
     pub fn head(&self) -> Revision {
         let newest = self.events.last_key_value().map(|(revision, _)| *revision);
-        newest.unwrap_or_default().max(self.numbers.compacted)
+        newest.unwrap_or_default().max(self.compacted)
     }
 
     fn opening(&mut self) -> InitialState {
         let head = self.head();
-        let next_revision = head.after(1).max(self.numbers.revision_floor);
+        let next_revision = head.after(1).max(self.revision_floor);
         if next_revision > head.after(1) {
             self.gaps.insert(head, Revision(next_revision.0 - 1));
         }
-        (self.numbers.opened_at, self.numbers.revision_floor) = (next_revision, next_revision.after(RESERVED));
+        (self.opened_at, self.revision_floor) = (next_revision, next_revision.after(RESERVED));
         let last_event = self.events.values().next_back().map(|(_, event)| event.time);
         let in_flight = self.sagas.values().map(|record| &record.saga).filter(|saga| !saga.state.is_terminal());
         let last_heartbeat = in_flight.filter_map(|saga| Some(saga.lease.as_ref()?.heartbeat_time)).max();
-        let last_time = [last_event, last_heartbeat, Some(self.numbers.last_time)].into_iter().flatten().max();
+        let last_time = [last_event, last_heartbeat, Some(self.last_time)].into_iter().flatten().max();
         let sagas = self.sagas.iter();
         let due = sagas.clone().filter_map(|(id, Record { saga, derived })| {
             let (queue, ready) = (saga.spec.queue.clone(), ReadyPurposes::of_state(saga.state));
@@ -191,7 +185,7 @@ impl StoredData {
         InitialState {
             head,
             next_revision,
-            next_row: RowId(self.numbers.last_row + 1),
+            next_row: RowId(self.last_row + 1),
             last_time: last_time.unwrap_or_default().plus(Span::MICROSECOND),
             due: due.collect(),
             ready: ready.collect(),
