@@ -12,10 +12,9 @@ use crate::domain::{
     saga::{Saga, State},
     text::Blob,
     time::Timestamp,
-    transition::Due,
 };
 
-use super::{ChangeSet, ClaimCandidate, DerivedFields, ReadyEntry, ReadyPosition, RowId, StoredAnswer};
+use super::{ChangeSet, DueEntry, ReadyEntry, ReadyPosition, RowId, StoredAnswer};
 
 /// Why a backend call failed. Each variant says whether the change happened.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -107,32 +106,12 @@ pub struct InitialState {
     pub next_row: RowId,
     /// The newest time in the store.
     pub last_time: Timestamp,
-    /// When something is due to which saga.
-    pub due: Vec<StoredDue>,
+    /// What is due to which saga.
+    pub due: Vec<(RowId, DueEntry)>,
     /// Ready sagas that only some callers can claim: every saga for which [`ReadyEntry::of`] returns an entry.
     pub ready: Vec<(RowId, ReadyEntry)>,
     /// Paused queues.
     pub paused: Vec<QueueName>,
-}
-
-/// When something is due to a saga, as stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredDue {
-    /// The saga's place.
-    pub id: RowId,
-    /// What is due.
-    pub due: Due,
-    /// The saga's queue.
-    pub queue: QueueName,
-    /// Its state.
-    pub state: State,
-}
-
-impl StoredDue {
-    /// When something is due to a saga, if at all.
-    pub fn of(id: RowId, saga: &Saga, derived: &DerivedFields) -> Option<Self> {
-        Some(StoredDue { id, due: derived.due?, queue: saga.spec.queue.clone(), state: saga.state })
-    }
 }
 
 /// Which ready sagas are wanted.
@@ -194,7 +173,7 @@ pub trait Backend: 'static {
     /// lease's holder ended it (`ended_by`).
     fn lease_events(&mut self, id: RowId, token: FencingToken, newest: usize) -> Result<Vec<Event>, BackendError>;
     /// Ready sagas in claim order.
-    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError>;
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ReadyPosition>, BackendError>;
     /// True if the queue ever held a saga or was paused.
     fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError>;
     /// Ended sagas in these states, unchanged since before a time, oldest first, each with the time of its last change: at

@@ -3,14 +3,11 @@
 
 use std::sync::Arc;
 
-use quick_cache::{
-    Weighter,
-    unsync::{Cache, DefaultLifecycle},
-};
+use quick_cache::{Weighter, unsync::Cache};
 
 use crate::domain::{ids::TaskId, saga::Saga};
 
-use super::{DerivedFields, RowId, RowIdBuildHasher};
+use super::{DerivedFields, RowId, RowIdBuildHasher, encoded_size::saga_bytes};
 
 /// Bytes of cached sagas: about 30,000 of a kilobyte each.
 const SAGA_BYTES: u64 = 32 << 20;
@@ -18,6 +15,8 @@ const SAGA_BYTES: u64 = 32 << 20;
 const PLACES: usize = 65_536;
 /// Bytes of a cached saga beside its texts and contents.
 const SAGA_ITSELF: usize = 1024;
+/// Bytes of a label beside its texts.
+const LABEL_ITSELF: usize = 64;
 /// Bytes of a compensation beside its texts.
 const COMPENSATION_ITSELF: usize = 256;
 
@@ -35,16 +34,7 @@ struct SagaWeigher;
 
 impl Weighter<RowId, CachedSaga> for SagaWeigher {
     fn weight(&self, _: &RowId, CachedSaga { saga, .. }: &CachedSaga) -> u64 {
-        let spec = &saga.spec;
-        let texts = spec.branch.as_str().len() + spec.worktree.as_str().len();
-        let labels: usize = spec.labels.pairs().iter().map(|(key, value)| key.len() + value.len() + 64).sum();
-        let bytes = spec.payload.bytes().len() + saga.progress.bytes().len() + saga.result.bytes().len();
-        let undo = saga.compensations.iter().map(|c| {
-            let spec = &c.spec;
-            let texts = spec.kind.as_str().len() + spec.target.as_str().len() + spec.reason.as_str().len();
-            texts + c.last_error.as_str().len() + COMPENSATION_ITSELF
-        });
-        (SAGA_ITSELF + texts + labels + bytes + undo.sum::<usize>()) as u64
+        saga_bytes(saga, SAGA_ITSELF, LABEL_ITSELF, COMPENSATION_ITSELF) as u64
     }
 }
 
@@ -57,16 +47,8 @@ pub(super) struct SagaCache {
 impl Default for SagaCache {
     fn default() -> Self {
         let expected = SAGA_BYTES as usize / SAGA_ITSELF;
-        SagaCache {
-            sagas: Cache::with(
-                expected,
-                SAGA_BYTES,
-                SagaWeigher,
-                RowIdBuildHasher::default(),
-                DefaultLifecycle::default(),
-            ),
-            places: Cache::new(PLACES),
-        }
+        let sagas = Cache::with(expected, SAGA_BYTES, SagaWeigher, RowIdBuildHasher::default(), Default::default());
+        SagaCache { sagas, places: Cache::new(PLACES) }
     }
 }
 

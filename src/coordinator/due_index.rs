@@ -29,13 +29,6 @@ pub struct DueEntry {
 /// Sagas ordered by when something is due to them.
 type DueOrder = BTreeSet<(Timestamp, RowId)>;
 
-/// Sagas of one queue that may become ready for each purpose.
-#[derive(Debug, Default)]
-struct QueueDue {
-    execute: DueOrder,
-    compensate: DueOrder,
-}
-
 #[derive(Clone, Debug)]
 struct IndexedDue {
     /// The instant, given the last absence.
@@ -47,8 +40,9 @@ struct IndexedDue {
 #[derive(Debug, Default)]
 pub struct DueIndex {
     order: DueOrder,
-    /// The same, only of sagas that may become ready, so that a claim finds them behind any number of others.
-    by_queue: HashMap<QueueName, QueueDue>,
+    /// The same, only of sagas that may become ready, by queue and purpose, so that a claim finds them behind any number
+    /// of others.
+    by_queue: HashMap<QueueName, [DueOrder; LeasePurpose::ALL.len()]>,
     entries: HashMap<RowId, IndexedDue, RowIdBuildHasher>,
 }
 
@@ -83,20 +77,18 @@ impl DueIndex {
         if next.ready == ReadyPurposes::default() {
             return;
         }
-        let QueueDue { execute, compensate } = self.by_queue.entry(next.queue.clone()).or_default();
-        if next.ready.execute {
-            execute.insert((at, id));
-        }
-        if next.ready.compensate {
-            compensate.insert((at, id));
+        let of_queue = self.by_queue.entry(next.queue.clone()).or_default();
+        for purpose in LeasePurpose::ALL.into_iter().filter(|purpose| next.ready.includes(*purpose)) {
+            of_queue[purpose as usize].insert((at, id));
         }
     }
 
     fn unlink(&mut self, id: RowId, at: Timestamp, next: &DueEntry) {
-        let Some(QueueDue { execute, compensate }) = self.by_queue.get_mut(&next.queue) else { return };
-        execute.remove(&(at, id));
-        compensate.remove(&(at, id));
-        if execute.is_empty() && compensate.is_empty() {
+        let Some(of_queue) = self.by_queue.get_mut(&next.queue) else { return };
+        for order in &mut *of_queue {
+            order.remove(&(at, id));
+        }
+        if of_queue.iter().all(DueOrder::is_empty) {
             self.by_queue.remove(&next.queue);
         }
     }
@@ -118,11 +110,7 @@ impl DueIndex {
 
     /// Like [`Self::due_by`], among the sagas of a queue that may become ready for a purpose.
     pub fn due_for(&self, purpose: LeasePurpose, queue: &QueueName, now: Timestamp) -> Option<RowId> {
-        let QueueDue { execute, compensate } = self.by_queue.get(queue)?;
-        match purpose {
-            LeasePurpose::Execute => first_by(execute, now),
-            LeasePurpose::Compensate => first_by(compensate, now),
-        }
+        first_by(&self.by_queue.get(queue)?[purpose as usize], now)
     }
 
     /// True if something is due to this saga by `now`.

@@ -10,16 +10,10 @@ pub enum StoreError {
     Refused(Box<CommandRefusal>),
     /// Too many requests wait already: it did not happen.
     #[error("too many requests are waiting for the writer")]
-    Overloaded {
-        /// When to try again.
-        retry_after: Span,
-    },
+    Overloaded { retry_after: Span },
     /// The disk is full: it did not happen.
     #[error("the disk that holds the store is full")]
-    Full {
-        /// When to try again.
-        retry_after: Span,
-    },
+    Full { retry_after: Span },
     /// The coordinator is shutting down: it did not happen.
     #[error("the coordinator is shutting down")]
     ShuttingDown,
@@ -35,16 +29,10 @@ pub enum StoreError {
     /// A stored row can't be read.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
-    /// The history below `oldest` is not kept any more.
+    /// The history below `oldest`, the oldest position that can be resumed from, is not kept any more.
     #[error("revisions below {oldest} are compacted")]
-    Compacted {
-        /// The oldest position that can be resumed from.
-        oldest: Revision,
-    },
+    Compacted { oldest: Revision },
     /// No event ever had this revision: it lies above the head, or in a gap that a restore left.
     #[error("this revision is not known; the head is {head}")]
-    UnknownRevision {
-        /// The newest durable revision.
-        head: Revision,
-    },
+    UnknownRevision { head: Revision },
 }

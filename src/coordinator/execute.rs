@@ -91,14 +91,16 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     fn change(&mut self, change: &Change, request: &Request, now: Timestamp) -> Result<CallOutcome, BackendError> {
-        let Some((id, before)) = self.find(&change.task_id)? else {
+        let refused = |state, why| {
             let task_id = Some(change.task_id.clone());
-            return Ok(refuse(CommandRefusal { task_id, state: None, index: None, why: Rejection::SagaNotFound }));
+            Ok(refuse(CommandRefusal { task_id, state, index: None, why }))
+        };
+        let Some((id, before)) = self.find(&change.task_id)? else {
+            return refused(None, Rejection::SagaNotFound);
         };
         // Checked before what is due is applied, so that nothing reveals that the saga exists.
         if let Some(why) = saga_refusal(&request.by, &before.spec.queue) {
-            let task_id = Some(change.task_id.clone());
-            return Ok(refuse(CommandRefusal { task_id, state: None, index: None, why }));
+            return refused(None, why);
         }
         let earlier = self.earlier_lease(id, &before, &change.operation)?;
         let mut draft = self.draft(&before, now);
@@ -106,20 +108,13 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         let verdict = transition(&mut draft, tampered.as_ref().unwrap_or(&change.operation), earlier.as_ref());
         // What was due has happened even if the operation is refused.
         let saga = self.save(id, before, draft);
-        let accepted = match verdict {
-            Ok(accepted) => accepted,
-            Err(why) => {
-                return Ok(refuse(CommandRefusal {
-                    task_id: Some(change.task_id.clone()),
-                    state: Some(saga.state),
-                    index: None,
-                    why,
-                }));
+        match verdict {
+            Err(why) => return refused(Some(saga.state), why),
+            Ok(TransitionEffect::Changed) => {
+                let token = saga.lease.as_ref().map(|lease| lease.token).filter(|_| is_claim(&change.operation));
+                self.keep_answer(request.key, vec![(id, token)], now);
             }
-        };
-        if accepted == TransitionEffect::Changed {
-            let token = if is_claim(&change.operation) { saga.lease.as_ref().map(|lease| lease.token) } else { None };
-            self.keep_answer(request.key, vec![(id, token)], now);
+            Ok(TransitionEffect::Unchanged) => {}
         }
         Ok(Ok(answer(&change.operation, saga)))
     }
@@ -224,27 +219,15 @@ fn tamper(operation: &Operation, draft: &mut Draft) -> Option<Operation> {
     if mutants::on(Mutant::ClaimIgnoresExpiry) && is_claim(operation) {
         lease.standing = Standing::EndedByOther;
     }
-    match operation {
-        Operation::ByHolder(_, complete @ HolderOperation::Complete { .. })
-            if mutants::on(Mutant::CompleteIgnoresToken) =>
-        {
-            let last = Holder { owner: lease.owner.clone(), token: lease.token };
-            Some(Operation::ByHolder(last, complete.clone()))
-        }
-        Operation::ByHolder(_, beat @ HolderOperation::Heartbeat { .. })
-            if mutants::on(Mutant::HeartbeatIgnoresToken) =>
-        {
-            let last = Holder { owner: lease.owner.clone(), token: lease.token };
-            Some(Operation::ByHolder(last, beat.clone()))
-        }
-        Operation::ByHolder(_, record @ HolderOperation::RecordCompensation { .. })
-            if mutants::on(Mutant::RecordIgnoresToken) =>
-        {
-            let last = Holder { owner: lease.owner.clone(), token: lease.token };
-            Some(Operation::ByHolder(last, record.clone()))
-        }
-        Operation::ByHolder(..) | Operation::Unleased(_) => None,
-    }
+    let Operation::ByHolder(_, asked) = operation else { return None };
+    let ignores_token = (mutants::on(Mutant::CompleteIgnoresToken)
+        && matches!(asked, HolderOperation::Complete { .. }))
+        || (mutants::on(Mutant::HeartbeatIgnoresToken) && matches!(asked, HolderOperation::Heartbeat { .. }))
+        || (mutants::on(Mutant::RecordIgnoresToken) && matches!(asked, HolderOperation::RecordCompensation { .. }));
+    ignores_token.then(|| {
+        let last = Holder { owner: lease.owner.clone(), token: lease.token };
+        Operation::ByHolder(last, asked.clone())
+    })
 }
 
 fn is_claim(operation: &Operation) -> bool {

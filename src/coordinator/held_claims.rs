@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::Hash,
     ops::Bound,
     sync::Arc,
 };
@@ -17,7 +16,7 @@ use crate::domain::{
     time::Timestamp,
 };
 
-use super::{Caller, CallerKey, KindSet};
+use super::{Caller, CallerKey, KindSet, ready_index::remove_from};
 
 /// How many calls are checked at once for callers that are gone: few enough that the cost doesn't matter.
 const GONE_CHECKS: usize = 128;
@@ -91,6 +90,15 @@ pub struct HeldClaimSummary {
 /// All held calls.
 pub struct HeldClaims<C> {
     calls: BTreeMap<u64, HeldClaim<C>>,
+    index: HeldClaimIndex,
+    arrived: u64,
+    /// The last call that was checked for a caller that is gone.
+    looked_at: u64,
+}
+
+/// Where the held calls are found.
+#[derive(Default)]
+struct HeldClaimIndex {
     by_queue: HashMap<(LeasePurpose, QueueName), BTreeSet<u64>>,
     /// Calls that want to execute.
     by_owner: HashMap<OwnerId, BTreeSet<u64>>,
@@ -102,24 +110,11 @@ pub struct HeldClaims<C> {
     until_swept: BTreeSet<u64>,
     /// The number of calls of each caller.
     shares: HashMap<CallerKey, usize>,
-    arrived: u64,
-    /// The last call that was checked for a caller that is gone.
-    looked_at: u64,
 }
 
 impl<C> Default for HeldClaims<C> {
     fn default() -> Self {
-        HeldClaims {
-            calls: BTreeMap::new(),
-            by_queue: HashMap::new(),
-            by_owner: HashMap::new(),
-            by_kind: BTreeSet::new(),
-            deadlines: BTreeSet::new(),
-            until_swept: BTreeSet::new(),
-            shares: HashMap::new(),
-            arrived: 0,
-            looked_at: 0,
-        }
+        HeldClaims { calls: BTreeMap::new(), index: HeldClaimIndex::default(), arrived: 0, looked_at: 0 }
     }
 }
 
@@ -128,29 +123,29 @@ impl<C: Caller> HeldClaims<C> {
     pub fn hold(&mut self, held: HeldClaim<C>) {
         self.arrived += 1;
         for queue in &held.claim.queues {
-            self.by_queue.entry((held.claim.purpose, queue.clone())).or_default().insert(self.arrived);
+            self.index.by_queue.entry((held.claim.purpose, queue.clone())).or_default().insert(self.arrived);
         }
         match held.claim.purpose {
             LeasePurpose::Execute => {
-                self.by_owner.entry(held.claim.owner.clone()).or_default().insert(self.arrived);
+                self.index.by_owner.entry(held.claim.owner.clone()).or_default().insert(self.arrived);
             }
             LeasePurpose::Compensate => {
-                self.by_kind.extend(kinds_taken(&held.claim).map(|kind| (kind, self.arrived)));
+                self.index.by_kind.extend(kinds_taken(&held.claim).map(|kind| (kind, self.arrived)));
             }
         }
         match held.until {
-            HeldUntil::Deadline(at) => self.deadlines.insert((at, self.arrived)),
-            HeldUntil::Swept(_) => self.until_swept.insert(self.arrived),
+            HeldUntil::Deadline(at) => self.index.deadlines.insert((at, self.arrived)),
+            HeldUntil::Swept(_) => self.index.until_swept.insert(self.arrived),
         };
         if let Some(share) = &held.share {
-            *self.shares.entry(share.clone()).or_default() += 1;
+            *self.index.shares.entry(share.clone()).or_default() += 1;
         }
         self.calls.insert(self.arrived, held);
     }
 
     /// Summaries of the held calls by queue and purpose, in no order.
     pub fn summaries(&self) -> Vec<HeldClaimSummary> {
-        let summaries = self.by_queue.iter().take(SUMMARY_ITEMS).map(|((purpose, queue), calls)| {
+        let summaries = self.index.by_queue.iter().take(SUMMARY_ITEMS).map(|((purpose, queue), calls)| {
             let claims =
                 calls.iter().take(SUMMARY_ITEMS).filter_map(|call| self.calls.get(call)).map(|call| &call.claim);
             let kinds = if claims.clone().any(|claim| claim.kinds.is_empty()) {
@@ -176,7 +171,7 @@ impl<C: Caller> HeldClaims<C> {
 
     /// When the next held call must be answered with nothing.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.deadlines.first().map(|(at, _)| *at)
+        self.index.deadlines.first().map(|(at, _)| *at)
     }
 
     /// The first call after `after`, in order of arrival, that can take what became claimable; none for a resumed
@@ -185,12 +180,12 @@ impl<C: Caller> HeldClaims<C> {
         match claimable {
             Claimable::ToExecute(queue) => first_common(&[self.waiting_for(LeasePurpose::Execute, queue)?], after),
             Claimable::Reserved(owner, queue) => {
-                let of_owner = Calls::All(self.by_owner.get(owner)?);
+                let of_owner = Calls::All(self.index.by_owner.get(owner)?);
                 first_common(&[self.waiting_for(LeasePurpose::Execute, queue)?, of_owner], after)
             }
             Claimable::ToCompensate(queue, kinds) => {
                 let waiting = self.waiting_for(LeasePurpose::Compensate, queue)?;
-                let of_kind = |kind| Calls::OfKind(&self.by_kind, kind);
+                let of_kind = |kind| Calls::OfKind(&self.index.by_kind, kind);
                 let any = first_common(&[waiting.clone(), of_kind(None)], after);
                 let of_all: Vec<_> =
                     [waiting].into_iter().chain(kinds.iter().cloned().map(Some).map(of_kind)).collect();
@@ -201,17 +196,17 @@ impl<C: Caller> HeldClaims<C> {
     }
 
     fn waiting_for(&self, purpose: LeasePurpose, queue: &QueueName) -> Option<Calls<'_>> {
-        self.by_queue.get(&(purpose, queue.clone())).map(Calls::All)
+        self.index.by_queue.get(&(purpose, queue.clone())).map(Calls::All)
     }
 
     /// True if a call is held until a sweep.
     pub fn has_until_swept(&self) -> bool {
-        !self.until_swept.is_empty()
+        !self.index.until_swept.is_empty()
     }
 
     /// The first calls that are held until a sweep.
     pub fn calls_until_swept(&self) -> Vec<u64> {
-        self.until_swept.iter().take(SWEPT_CHECKS).copied().collect()
+        self.index.until_swept.iter().take(SWEPT_CHECKS).copied().collect()
     }
 
     /// A held call, unless its caller is gone; then it is removed.
@@ -227,25 +222,25 @@ impl<C: Caller> HeldClaims<C> {
     pub fn take(&mut self, call: u64) -> Option<HeldClaim<C>> {
         let held = self.calls.remove(&call)?;
         match held.until {
-            HeldUntil::Deadline(at) => self.deadlines.remove(&(at, call)),
-            HeldUntil::Swept(_) => self.until_swept.remove(&call),
+            HeldUntil::Deadline(at) => self.index.deadlines.remove(&(at, call)),
+            HeldUntil::Swept(_) => self.index.until_swept.remove(&call),
         };
         if let Some(share) = &held.share
-            && let Some(count) = self.shares.get_mut(share)
+            && let Some(count) = self.index.shares.get_mut(share)
         {
             *count -= 1;
             if *count == 0 {
-                self.shares.remove(share);
+                self.index.shares.remove(share);
             }
         }
         for queue in &held.claim.queues {
-            remove(&mut self.by_queue, &(held.claim.purpose, queue.clone()), call);
+            remove_from(&mut self.index.by_queue, &(held.claim.purpose, queue.clone()), &call);
         }
         match held.claim.purpose {
-            LeasePurpose::Execute => remove(&mut self.by_owner, &held.claim.owner, call),
+            LeasePurpose::Execute => remove_from(&mut self.index.by_owner, &held.claim.owner, &call),
             LeasePurpose::Compensate => {
                 for kind in kinds_taken(&held.claim) {
-                    self.by_kind.remove(&(kind, call));
+                    self.index.by_kind.remove(&(kind, call));
                 }
             }
         }
@@ -259,7 +254,7 @@ impl<C: Caller> HeldClaims<C> {
     }
 
     fn has_place(&self, held: &HeldClaim<C>, most: usize) -> bool {
-        let mine = held.share.as_ref().and_then(|share| self.shares.get(share)).copied().unwrap_or(0);
+        let mine = held.share.as_ref().and_then(|share| self.index.shares.get(share)).copied().unwrap_or(0);
         let is_greedy = self.len() >= most / 4 * 3 && mine >= FAIR_HELD_CLAIMS;
         self.len() < most && !is_greedy
     }
@@ -280,7 +275,7 @@ impl<C: Caller> HeldClaims<C> {
 
     /// Removes a call whose deadline is not after `now`.
     pub fn take_overdue(&mut self, now: Timestamp) -> Option<HeldClaim<C>> {
-        let (_, call) = *self.deadlines.first().filter(|(at, _)| *at <= now)?;
+        let (_, call) = *self.index.deadlines.first().filter(|(at, _)| *at <= now)?;
         self.take(call)
     }
 
@@ -294,18 +289,13 @@ impl<C: Caller> HeldClaims<C> {
 
     /// Removes all calls that are held until a sweep.
     pub fn take_until_swept(&mut self) -> Vec<HeldClaim<C>> {
-        let calls: Vec<_> = self.until_swept.iter().copied().collect();
+        let calls: Vec<_> = self.index.until_swept.iter().copied().collect();
         calls.into_iter().filter_map(|call| self.take(call)).collect()
     }
 
     /// Removes all calls.
     pub fn take_all(&mut self) -> Vec<HeldClaim<C>> {
-        self.by_queue.clear();
-        self.by_owner.clear();
-        self.by_kind.clear();
-        self.deadlines.clear();
-        self.until_swept.clear();
-        self.shares.clear();
+        self.index = HeldClaimIndex::default();
         std::mem::take(&mut self.calls).into_values().collect()
     }
 }
@@ -314,15 +304,6 @@ impl<C: Caller> HeldClaims<C> {
 fn kinds_taken(claim: &ClaimNext) -> impl Iterator<Item = Option<Kind>> {
     let any = claim.kinds.is_empty().then_some(None);
     any.into_iter().chain(claim.kinds.iter().cloned().map(Some))
-}
-
-fn remove<K: Eq + Hash>(index: &mut HashMap<K, BTreeSet<u64>>, key: &K, call: u64) {
-    if let Some(calls) = index.get_mut(key) {
-        calls.remove(&call);
-        if calls.is_empty() {
-            index.remove(key);
-        }
-    }
 }
 
 /// A subset of the held calls, in order of arrival.
@@ -439,8 +420,8 @@ mod tests {
             for call in claims.into_keys() {
                 held_claims.take(call);
             }
-            prop_assert!(held_claims.is_empty() && held_claims.by_queue.is_empty());
-            prop_assert!(held_claims.by_owner.is_empty() && held_claims.by_kind.is_empty());
+            prop_assert!(held_claims.is_empty() && held_claims.index.by_queue.is_empty());
+            prop_assert!(held_claims.index.by_owner.is_empty() && held_claims.index.by_kind.is_empty());
         }
     }
 }

@@ -41,7 +41,7 @@ mod working_set;
 
 pub use backend::{
     Backend, BackendError, ContentBytes, InitialState, LoadKey, LoadResult, MaintenanceBudget, ReadyScan,
-    RemovalCounts, StoredDue, without_contents,
+    RemovalCounts, without_contents,
 };
 pub use call::{Call, CallOutcome, Caller, CallerKey};
 pub use change_set::{AppendedEvent, ChangeSet, SagaChange};
@@ -53,6 +53,6 @@ pub use ready_index::{Eligibility, KindSet, ReadyEntry, ReadyIndex};
 pub use row_id::{RowId, RowIdBuildHasher, RowIdHasher};
 pub use scope::out_of_scope;
 pub use state::Coordinator;
-pub use stored_fields::{ClaimCandidate, DerivedFields, ReadyPosition, StoredAnswer};
+pub use stored_fields::{DerivedFields, ReadyPosition, StoredAnswer};
 pub use sweep_budget::SweepBudget;
 pub use turn::{CommittedTurn, FailedTurn, Turn, TurnLimits, TurnObserver, TurnStep};

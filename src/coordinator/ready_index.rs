@@ -9,6 +9,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
+    hash::Hash,
     ops::Bound,
     sync::Arc,
 };
@@ -20,7 +21,7 @@ use crate::domain::{
     text::Kind,
 };
 
-use super::{ClaimCandidate, DerivedFields, RowId, RowIdBuildHasher};
+use super::{DerivedFields, ReadyPosition, RowId, RowIdBuildHasher};
 
 /// Kinds of compensations: sorted, without duplicates.
 pub type KindSet = Arc<[Kind]>;
@@ -48,28 +49,15 @@ pub enum Eligibility {
 impl ReadyEntry {
     /// The index entry of a saga, if it has one.
     pub fn of(saga: &Saga, derived: &DerivedFields) -> Option<Self> {
-        let eligibility = match (saga.state, derived.ready, &saga.reservation) {
-            (State::Compensating, Some(LeasePurpose::Compensate), _) => Eligibility::Kinds(pending_kinds(saga)),
-            (State::Dispatched, _, Some(reservation)) => {
-                // The delay is over if something later is due next.
-                let delayed = saga.not_before.is_some_and(|ready| derived.due.is_none_or(|due| due.at <= ready));
-                if delayed {
-                    return None;
-                }
-                Eligibility::Assignee(reservation.assignee.clone())
-            }
-            (
-                State::Planned
-                | State::Dispatched
-                | State::Running
-                | State::Compensating
-                | State::Completed
-                | State::Failed
-                | State::Compensated
-                | State::Quarantined,
-                _,
-                _,
-            ) => return None,
+        let eligibility = if saga.state == State::Compensating && derived.ready == Some(LeasePurpose::Compensate) {
+            Eligibility::Kinds(pending_kinds(saga))
+        } else if saga.state == State::Dispatched
+            // The delay is over if something later is due next.
+            && saga.not_before.is_none_or(|ready| derived.due.is_some_and(|due| due.at > ready))
+        {
+            Eligibility::Assignee(saga.reservation.as_ref()?.assignee.clone())
+        } else {
+            return None;
         };
         Some(ReadyEntry { priority: saga.spec.priority, queue: saga.spec.queue.clone(), eligibility })
     }
@@ -80,8 +68,7 @@ fn pending_kinds(saga: &Saga) -> KindSet {
     pending.map(|compensation| compensation.spec.kind.clone()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Rows by priority, then creation.
-type ReadyOrder = BTreeSet<(Reverse<i32>, RowId)>;
+type ReadyOrder = BTreeSet<ReadyPosition>;
 
 /// Ready sagas that only some callers can claim.
 #[derive(Debug, Default)]
@@ -118,13 +105,7 @@ impl ReadyIndex {
                     }
                 }
                 Eligibility::Assignee(assignee) => {
-                    let key = (assignee.clone(), queue.clone());
-                    if let Some(places) = self.reserved.get_mut(&key) {
-                        places.remove(&place);
-                        if places.is_empty() {
-                            self.reserved.remove(&key);
-                        }
-                    }
+                    remove_from(&mut self.reserved, &(assignee.clone(), queue.clone()), &place);
                 }
             }
         }
@@ -147,9 +128,9 @@ impl ReadyIndex {
     }
 
     /// Sagas of a queue that are reserved for an owner and claimable, by priority, then creation: at most `limit`.
-    pub fn reserved(&self, assignee: &OwnerId, queue: &QueueName, limit: usize) -> Vec<ClaimCandidate> {
+    pub fn reserved(&self, assignee: &OwnerId, queue: &QueueName, limit: usize) -> Vec<ReadyPosition> {
         let places = self.reserved.get(&(assignee.clone(), queue.clone()));
-        places.into_iter().flatten().take(limit).map(candidate).collect()
+        places.into_iter().flatten().take(limit).copied().collect()
     }
 
     /// The owners that can claim reserved sagas of a queue, in no order. Scans the reservations of all queues.
@@ -164,13 +145,7 @@ impl ReadyIndex {
 
     /// Sagas of a queue that wait to be compensated and whose pending kinds are all among `kinds`, by priority, then
     /// creation: at most `limit`. Adds to `looked_at` what it examined.
-    pub fn of_kinds(
-        &self,
-        queue: &QueueName,
-        kinds: &[Kind],
-        limit: usize,
-        looked_at: &mut u64,
-    ) -> Vec<ClaimCandidate> {
+    pub fn of_kinds(&self, queue: &QueueName, kinds: &[Kind], limit: usize, looked_at: &mut u64) -> Vec<ReadyPosition> {
         let Some(sets) = self.compensating.get(queue) else { return Vec::new() };
         let mut in_order: Vec<_> = covered(sets, kinds, looked_at).into_iter().map(|places| places.iter()).collect();
         // A merge: the first of each set; after each one taken, the next of its set.
@@ -184,15 +159,21 @@ impl ReadyIndex {
             && let Some(Reverse((place, set))) = firsts.pop()
         {
             *looked_at += 1;
-            found.push(candidate(place));
+            found.push(*place);
             firsts.extend(in_order[set].next().map(|place| Reverse((place, set))));
         }
         found
     }
 }
 
-fn candidate((Reverse(priority), id): &(Reverse<i32>, RowId)) -> ClaimCandidate {
-    ClaimCandidate { priority: *priority, id: *id }
+/// Removes an item from one of the sets of an index; an empty set is dropped.
+pub(super) fn remove_from<K: Eq + Hash, T: Ord>(index: &mut HashMap<K, BTreeSet<T>>, key: &K, item: &T) {
+    if let Some(set) = index.get_mut(key) {
+        set.remove(item);
+        if set.is_empty() {
+            index.remove(key);
+        }
+    }
 }
 
 /// The sets that contain only these kinds. The sets are sorted, so after a set with a foreign kind the search skips
@@ -249,8 +230,8 @@ mod tests {
         Some(ReadyEntry { priority, queue: queue(), eligibility })
     }
 
-    fn ids(found: &[ClaimCandidate]) -> Vec<i64> {
-        found.iter().map(|candidate| candidate.id.0).collect()
+    fn ids(found: &[ReadyPosition]) -> Vec<i64> {
+        found.iter().map(|(_, id)| id.0).collect()
     }
 
     const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];

@@ -11,7 +11,7 @@ use std::{
 
 use crate::domain::{ids::QueueName, lease::LeasePurpose, saga::Saga};
 
-use super::{ClaimCandidate, ReadyPosition, ReadyScan, RowId};
+use super::{ReadyPosition, ReadyScan, RowId};
 
 /// How many sagas a scan reads. A window is cut to this when it has grown to twice as many.
 const WINDOW: usize = 512;
@@ -19,7 +19,7 @@ const WINDOW: usize = 512;
 const ALL: usize = 1 << 16;
 
 /// One queue's next sagas for one purpose.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ReadyWindow {
     ready: BTreeSet<ReadyPosition>,
     /// It holds every ready saga up to this position; none: every one there is.
@@ -27,31 +27,7 @@ struct ReadyWindow {
 }
 
 /// A queue's windows, one for each purpose.
-#[derive(Debug, Default)]
-struct QueueWindows {
-    execute: Option<ReadyWindow>,
-    compensate: Option<ReadyWindow>,
-}
-
-impl QueueWindows {
-    fn of(&self, purpose: LeasePurpose) -> Option<&ReadyWindow> {
-        match purpose {
-            LeasePurpose::Execute => self.execute.as_ref(),
-            LeasePurpose::Compensate => self.compensate.as_ref(),
-        }
-    }
-
-    fn of_mut(&mut self, purpose: LeasePurpose) -> &mut Option<ReadyWindow> {
-        match purpose {
-            LeasePurpose::Execute => &mut self.execute,
-            LeasePurpose::Compensate => &mut self.compensate,
-        }
-    }
-
-    fn len(&self) -> usize {
-        [&self.execute, &self.compensate].into_iter().flatten().map(|window| window.ready.len()).sum()
-    }
-}
+type QueueWindows = [Option<ReadyWindow>; LeasePurpose::ALL.len()];
 
 /// The windows of all queues that are claimed from.
 #[derive(Debug, Default)]
@@ -64,7 +40,7 @@ impl ReadyWindows {
     pub(super) fn set(&mut self, id: RowId, saga: &Saga, ready: Option<LeasePurpose>) {
         self.follow(id, saga, ready);
         if let Some(of_queue) = self.queues.get_mut(&saga.spec.queue) {
-            [&mut of_queue.execute, &mut of_queue.compensate].into_iter().flatten().for_each(ReadyWindow::cut);
+            of_queue.iter_mut().flatten().for_each(ReadyWindow::cut);
         }
     }
 
@@ -72,8 +48,8 @@ impl ReadyWindows {
     pub(super) fn follow(&mut self, id: RowId, saga: &Saga, ready: Option<LeasePurpose>) {
         let Some(of_queue) = self.queues.get_mut(&saga.spec.queue) else { return };
         let position = (Reverse(saga.spec.priority), id);
-        for purpose in [LeasePurpose::Execute, LeasePurpose::Compensate] {
-            let Some(window) = of_queue.of_mut(purpose) else { continue };
+        for purpose in LeasePurpose::ALL {
+            let Some(window) = &mut of_queue[purpose as usize] else { continue };
             if ready != Some(purpose) {
                 window.ready.remove(&position);
             } else if window.through.is_none_or(|through| position <= through) {
@@ -83,38 +59,39 @@ impl ReadyWindows {
     }
 
     /// The first sagas of a queue; `None` if its window has too few and must be extended.
-    pub(super) fn first(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Option<Vec<ClaimCandidate>> {
-        let window = self.queues.get(queue)?.of(purpose)?;
+    pub(super) fn first(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> Option<Vec<ReadyPosition>> {
+        let window = self.window(purpose, queue)?;
         if window.ready.len() < limit && window.through.is_some() {
             return None;
         }
-        let candidate = |(Reverse(priority), id): &ReadyPosition| ClaimCandidate { priority: *priority, id: *id };
-        Some(window.ready.iter().take(limit).map(candidate).collect())
+        Some(window.ready.iter().take(limit).copied().collect())
     }
 
     /// The sagas of a queue's window, in claim order.
     pub(super) fn known(&self, purpose: LeasePurpose, queue: &QueueName) -> impl Iterator<Item = RowId> {
-        let window = self.queues.get(queue).and_then(|of_queue| of_queue.of(purpose));
+        let window = self.queues.get(queue).and_then(|of_queue| of_queue[purpose as usize].as_ref());
         window.into_iter().flat_map(|window| &window.ready).map(|(_, id)| *id)
     }
 
     /// The scan that extends a queue's window to `limit` sagas.
     pub(super) fn scan(&self, purpose: LeasePurpose, queue: &QueueName, limit: usize) -> ReadyScan {
-        let window = self.queues.get(queue).and_then(|of_queue| of_queue.of(purpose));
-        let after = window.and_then(|window| window.through);
+        let after = self.window(purpose, queue).and_then(|window| window.through);
         ReadyScan { purpose, queue: queue.clone(), after, limit: limit.max(WINDOW) }
     }
 
+    fn window(&self, purpose: LeasePurpose, queue: &QueueName) -> Option<&ReadyWindow> {
+        self.queues.get(queue)?[purpose as usize].as_ref()
+    }
+
     /// Adds what a scan found. What was changed since the last commit must be set again.
-    pub(super) fn extend(&mut self, scan: &ReadyScan, found: &[ClaimCandidate]) {
-        if self.queues.values().map(QueueWindows::len).sum::<usize>() > ALL {
+    pub(super) fn extend(&mut self, scan: &ReadyScan, found: &[ReadyPosition]) {
+        if self.queues.values().flatten().flatten().map(|window| window.ready.len()).sum::<usize>() > ALL {
             self.queues.retain(|queue, _| *queue == scan.queue);
         }
         let of_queue = self.queues.entry(scan.queue.clone()).or_default();
-        let window = of_queue.of_mut(scan.purpose).get_or_insert(ReadyWindow { ready: BTreeSet::new(), through: None });
-        let positions = found.iter().map(|candidate| (Reverse(candidate.priority), candidate.id));
-        window.through = if found.len() < scan.limit { None } else { positions.clone().next_back() };
-        window.ready.extend(positions);
+        let window = of_queue[scan.purpose as usize].get_or_insert_default();
+        window.through = if found.len() < scan.limit { None } else { found.last().copied() };
+        window.ready.extend(found);
     }
 
     /// Drops all windows, because a turn was undone.
@@ -151,14 +128,15 @@ mod tests {
 
     fn ids(windows: &ReadyWindows, limit: usize) -> Option<Vec<i64>> {
         let found = windows.first(EXECUTE, &saga(0).spec.queue, limit)?;
-        Some(found.into_iter().map(|candidate| candidate.id.0).collect())
+        Some(found.into_iter().map(|(_, id)| id.0).collect())
     }
 
     /// What a store would answer that has these places with priority 0.
     fn scan(windows: &mut ReadyWindows, stored: impl Iterator<Item = i64>, limit: usize) {
         let scan = windows.scan(EXECUTE, &saga(0).spec.queue, limit);
-        let behind = stored.map(RowId).filter(|id| scan.after.is_none_or(|after| (Reverse(0), *id) > after));
-        let found: Vec<_> = behind.take(scan.limit).map(|id| ClaimCandidate { priority: 0, id }).collect();
+        let positions = stored.map(|id| (Reverse(0), RowId(id)));
+        let behind = positions.filter(|position| scan.after.is_none_or(|after| *position > after));
+        let found: Vec<_> = behind.take(scan.limit).collect();
         windows.extend(&scan, &found);
     }
 

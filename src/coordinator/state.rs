@@ -12,7 +12,7 @@ use crate::domain::{
 
 use super::{
     Caller, Claimable, DerivedFields, DueEntry, DueIndex, HeldClaims, InitialState, ReadyEntry, ReadyIndex, RowId,
-    RowIdBuildHasher, StoredDue, cache::SagaCache, ready_windows::ReadyWindows,
+    RowIdBuildHasher, cache::SagaCache, ready_windows::ReadyWindows,
 };
 
 /// The state in memory between two turns. Only turns change it.
@@ -70,9 +70,8 @@ impl<C: Caller> Coordinator<C> {
             forgot_at: now,
             draining: false,
         };
-        for StoredDue { id, due, queue, state } in opening.due {
-            let next = DueEntry { due, queue, ready: ReadyPurposes::of_state(state) };
-            coordinator.due_index.set(id, Some(next), &grace);
+        for (id, entry) in opening.due {
+            coordinator.due_index.set(id, Some(entry), &grace);
         }
         for (id, entry) in opening.ready {
             coordinator.ready.set(id, Some(entry));

@@ -24,14 +24,5 @@ pub struct DerivedFields {
     pub due: Option<Due>,
 }
 
-/// A candidate for `ClaimNext`: its priority and place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClaimCandidate {
-    /// Higher first.
-    pub priority: i32,
-    /// Earlier first.
-    pub id: RowId,
-}
-
 /// The position of a ready saga in its queue's claim order: higher priority first, then earlier creation.
 pub type ReadyPosition = (std::cmp::Reverse<i32>, RowId);

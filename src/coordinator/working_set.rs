@@ -18,8 +18,9 @@ use crate::{
 };
 
 use super::{
-    AppendedEvent, Backend, BackendError, Caller, ClaimCandidate, Claimable, ContentBytes, DerivedFields, Eligibility,
-    LoadKey, LoadResult, ReadyEntry, RemovalCounts, RowId, SagaChange, StoredAnswer, Turn, TurnStep, without_contents,
+    AppendedEvent, Backend, BackendError, Caller, Claimable, ContentBytes, DerivedFields, Eligibility, LoadKey,
+    LoadResult, ReadyEntry, ReadyPosition, RemovalCounts, RowId, SagaChange, StoredAnswer, Turn, TurnStep,
+    without_contents,
 };
 
 /// A saga with its row.
@@ -48,7 +49,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
                 None => self.coordinator.cache.forget_place(task_id),
             }
         }
-        Ok(self.ask(&[LoadKey::Task(task_id.clone())])?.pop().flatten())
+        self.ask(LoadKey::Task(task_id.clone()))
     }
 
     /// Loads a saga by its row.
@@ -60,7 +61,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
             debug_assert!(self.is_stored(id, &saga), "what is kept is what is stored");
             return Ok(Some(saga));
         }
-        Ok(self.ask(&[LoadKey::Row(id)])?.pop().flatten().map(|(_, saga)| saga))
+        Ok(self.ask(LoadKey::Row(id))?.map(|(_, saga)| saga))
     }
 
     fn is_stored(&mut self, id: RowId, saga: &Arc<Saga>) -> bool {
@@ -69,26 +70,22 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
     }
 
     /// Loads from the backend, with this turn's changes on top.
-    fn ask(&mut self, keys: &[LoadKey]) -> Result<Vec<Option<SagaWithRow>>, BackendError> {
-        let mut found = Vec::with_capacity(keys.len());
-        for loaded in self.backend.load(keys)? {
-            found.push(match loaded {
-                LoadResult::Nothing => None,
-                LoadResult::Unreadable(what) => return Err(BackendError::Corrupt(what)),
-                LoadResult::Saga(id, _) if self.coordinator.unwritable.contains(&id) => {
-                    return Err(BackendError::Corrupt(format!("row {}: it could not be changed before", id.0)));
+    fn ask(&mut self, key: LoadKey) -> Result<Option<SagaWithRow>, BackendError> {
+        match self.backend.load(&[key])?.pop() {
+            None | Some(LoadResult::Nothing) => Ok(None),
+            Some(LoadResult::Unreadable(what)) => Err(BackendError::Corrupt(what)),
+            Some(LoadResult::Saga(id, _)) if self.coordinator.unwritable.contains(&id) => {
+                Err(BackendError::Corrupt(format!("row {}: it could not be changed before", id.0)))
+            }
+            Some(LoadResult::Saga(id, saga)) => {
+                if let Some(changed) = self.changed(id) {
+                    return Ok(changed.cloned().map(|saga| (id, saga)));
                 }
-                LoadResult::Saga(id, saga) => match self.changed(id) {
-                    Some(changed) => changed.cloned().map(|saga| (id, saga)),
-                    None => {
-                        self.coordinator.cache.keep(id, saga.clone(), None);
-                        self.coordinator.cache.keep_place(id, &saga);
-                        Some((id, saga))
-                    }
-                },
-            });
+                self.coordinator.cache.keep(id, saga.clone(), None);
+                self.coordinator.cache.keep_place(id, &saga);
+                Ok(Some((id, saga)))
+            }
         }
-        Ok(found)
     }
 
     /// Loads a saga, or returns `None` if it can't be read: a damaged one must not keep the others from what is due to
@@ -310,7 +307,7 @@ impl<B: Backend, C: Caller> Turn<'_, B, C> {
         purpose: LeasePurpose,
         queue: &QueueName,
         limit: usize,
-    ) -> Result<Vec<ClaimCandidate>, BackendError> {
+    ) -> Result<Vec<ReadyPosition>, BackendError> {
         loop {
             if let Some(found) = self.coordinator.windows.first(purpose, queue, limit) {
                 return Ok(found);

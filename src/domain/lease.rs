@@ -41,6 +41,9 @@ impl StaleCause {
 }
 
 impl LeasePurpose {
+    /// All of them.
+    pub const ALL: [LeasePurpose; 2] = [LeasePurpose::Execute, LeasePurpose::Compensate];
+
     /// Its name in the history, as in the contract without the prefix.
     pub const fn name(self) -> &'static str {
         match self {

@@ -124,7 +124,8 @@ impl AuthenticatedCaller {
 
     /// Where its changes come from; the writer checks this again in the change's turn.
     pub(super) fn origin(&self) -> CallOrigin {
-        CallOrigin { credentials: self.credentials(), connection: self.connection.map(|connection| connection.number) }
+        let connection = self.connection.map(|connection| connection.number);
+        CallOrigin { credentials: self.credentials(), connection, timing: None }
     }
 
     /// The caller of its reads, by which reads take turns.

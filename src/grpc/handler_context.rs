@@ -16,7 +16,7 @@ use crate::{
         time::{Span, Timestamp},
     },
     proto::{self, BatchCreateSagasRequest, ClaimNextRequest},
-    store::{PendingAnswer, Store, StoreError},
+    store::{CallOrigin, PendingAnswer, Store, StoreError},
 };
 
 use super::{
@@ -110,9 +110,9 @@ impl HandlerContext {
         let subject = subject(&request.command);
         let decider = decider(&request.command).cloned();
         let has_notes = call_notes::note_subject(&subject);
-        let timing = call_notes::note_command(&request.command);
+        let origin = CallOrigin { timing: call_notes::note_command(&request.command), ..caller.origin() };
         let outcome = match self.slot.get() {
-            Ok(store) => store.submit_for(request, caller.origin(), timing).await.map_err(|error| problem(rpc, error)),
+            Ok(store) => store.submit_for(request, origin).await.map_err(|error| problem(rpc, error)),
             Err(problem) => Err(problem),
         };
         // Not in a call of its own but an item of a stream, which would otherwise leave no line in the log.
@@ -136,11 +136,8 @@ impl HandlerContext {
         let request = self.authorize(rpc, caller, parsed)?;
         let subject = subject(&request.command).into_boxed_str();
         call_notes::note_subject(&subject);
-        let timing = call_notes::note_command(&request.command);
-        let begun = self
-            .slot
-            .get()
-            .and_then(|store| store.begin(request, caller.origin(), timing).map_err(|error| problem(rpc, error)));
+        let origin = CallOrigin { timing: call_notes::note_command(&request.command), ..caller.origin() };
+        let begun = self.slot.get().and_then(|store| store.begin(request, origin).map_err(|error| problem(rpc, error)));
         match begun {
             Ok(answer) => Ok(SubmittedChange { subject, answer }),
             Err(problem) => Err(self.refusal(caller, rpc, &subject, problem)),

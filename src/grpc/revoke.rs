@@ -94,8 +94,8 @@ async fn end_all(
         let operation =
             UnleasedOperation::RevokeLease { token, actor: wanted.actor.clone(), reason: wanted.reason.clone() };
         let command = Command::Change(Change { task_id, operation: Operation::Unleased(operation) });
-        let origin = CallOrigin { credentials: credentials.clone(), connection: None };
-        store.submit_for(Request { command, key: None, by: None }, origin, None)
+        let origin = CallOrigin { credentials: credentials.clone(), ..CallOrigin::default() };
+        store.submit_for(Request { command, key: None, by: None }, origin)
     });
     let mut ended = ended.buffer_unordered(CONCURRENT);
     let mut revoked = 0;

@@ -3,9 +3,11 @@
 //! A change may wait in the queue, or be held until there is work. So the credentials are checked again in the turn
 //! that executes it: after a revocation nothing is handed out any more.
 
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, domain::time::Timestamp};
+use crate::{clock::Clock, domain::time::Timestamp, metrics::Timing};
 
 /// The credentials of a call, as far as the store needs them.
 #[derive(Clone, Debug, Default)]
@@ -38,11 +40,13 @@ impl Credentials {
     }
 }
 
-/// Where a call comes from, as far as the store needs it.
+/// Where a call comes from, as far as the store needs it, and where its progress is recorded.
 #[derive(Clone, Debug, Default)]
 pub struct CallOrigin {
     /// The caller's credentials, if callers are authenticated.
     pub credentials: Option<Credentials>,
     /// The number of its connection, unique among open connections.
     pub connection: Option<u64>,
+    /// Records when the change reached which stage, if wanted.
+    pub timing: Option<Arc<Timing>>,
 }

@@ -48,35 +48,15 @@ pub async fn deliver_replies() {
 pub struct Reply {
     to: oneshot::Sender<CallOutcome>,
     queue: Option<Arc<ReplyQueue>>,
-    /// Memory of the change and its answer, if it is counted.
-    memory: Option<Arc<MemoryReservation>>,
+    /// Memory of the change, and of its answer until it has arrived.
+    pub(super) memory: Arc<MemoryReservation>,
 }
 
 impl Reply {
     /// A reply to a task of this thread.
-    pub fn channel() -> (Self, oneshot::Receiver<CallOutcome>) {
+    pub(super) fn channel(memory: Arc<MemoryReservation>) -> (Self, oneshot::Receiver<CallOutcome>) {
         let (to, channel) = oneshot::channel();
-        (Reply { to, queue: THREAD_QUEUE.with_borrow(Clone::clone), memory: None }, channel)
-    }
-
-    /// Like [`Self::channel`], and counts the memory of the change, and of its answer until it has arrived.
-    pub(super) fn channel_with_memory(memory: Arc<MemoryReservation>) -> (Self, oneshot::Receiver<CallOutcome>) {
-        let (reply, channel) = Self::channel();
-        (Reply { memory: Some(memory), ..reply }, channel)
-    }
-
-    /// Adds the size of the answer.
-    pub(super) fn add_bytes(&self, bytes: usize) {
-        if let Some(memory) = &self.memory {
-            memory.add(bytes);
-        }
-    }
-
-    /// Releases the memory of a change that is held.
-    pub(super) fn release_bytes(&self) {
-        if let Some(memory) = &self.memory {
-            memory.release();
-        }
+        (Reply { to, queue: THREAD_QUEUE.with_borrow(Clone::clone), memory }, channel)
     }
 
     /// Sends one outcome directly.
@@ -126,14 +106,18 @@ impl ReplyQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::StoreError;
+    use crate::store::{StoreError, memory_budget::MemoryBudget};
+
+    fn channel() -> (Reply, oneshot::Receiver<CallOutcome>) {
+        Reply::channel(Arc::new(MemoryBudget::default().reserve(1).unwrap()))
+    }
 
     #[tokio::test]
     async fn outcomes_reach_those_who_asked_through_a_reply_queue_and_without() {
-        let (direct, expected_directly) = Reply::channel();
+        let (direct, expected_directly) = channel();
         let emptied = tokio::spawn(deliver_replies());
         tokio::task::yield_now().await;
-        let (replies, channel): (Vec<_>, Vec<_>) = (0..3 * WAKE_EVERY + 1).map(|_| Reply::channel()).unzip();
+        let (replies, channel): (Vec<_>, Vec<_>) = (0..3 * WAKE_EVERY + 1).map(|_| channel()).unzip();
         assert!(replies.iter().all(|reply| reply.queue.is_some()));
         let outcome = || Err(StoreError::ShuttingDown);
         let answered = std::iter::once(direct).chain(replies).map(|reply| (reply, outcome())).collect();
@@ -147,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_went_away_is_noticed() {
-        let (reply, channel) = Reply::channel();
+        let (reply, channel) = channel();
         assert!(!reply.is_closed());
         drop(channel);
         assert!(reply.is_closed());

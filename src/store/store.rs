@@ -24,7 +24,7 @@ use crate::{
         saga::{Saga, State},
         time::{Span, Timestamp},
     },
-    metrics::{OpenWatch, Timing, Vitals, WatchKind, WriteStage},
+    metrics::{OpenWatch, Vitals, WatchKind, WriteStage},
 };
 
 use super::{
@@ -105,20 +105,14 @@ impl Store {
 
     /// Submits a change and waits until it is committed. If the future is dropped, the change may still happen.
     pub async fn submit(&self, request: Request) -> Result<Answer, StoreError> {
-        self.submit_for(request, CallOrigin::default(), None).await
+        self.submit_for(request, CallOrigin::default()).await
     }
 
-    /// Like [`Self::submit`], for a caller with credentials, and with a record of when the change reached which stage.
-    /// Once the credentials are invalid, the change is refused when its turn comes, and a held call is answered:
+    /// Like [`Self::submit`], for a caller with credentials. Once the credentials are invalid, the change is refused when its turn comes, and a held call is answered:
     /// [`StoreError::Revoked`].
-    pub async fn submit_for(
-        &self,
-        request: Request,
-        origin: CallOrigin,
-        timing: Option<Arc<Timing>>,
-    ) -> Result<Answer, StoreError> {
+    pub async fn submit_for(&self, request: Request, origin: CallOrigin) -> Result<Answer, StoreError> {
         let held_for = origin.credentials.clone().filter(|_| matches!(request.command, Command::ClaimNext(_)));
-        let answer = self.begin(request, origin, timing)?;
+        let answer = self.begin(request, origin)?;
         match held_for {
             None => answer.await,
             Some(credentials) => self.answered_or_revoked(answer, &credentials).await,
@@ -131,12 +125,7 @@ impl Store {
     ///
     /// # Errors
     /// The change was not queued.
-    pub fn begin(
-        &self,
-        request: Request,
-        origin: CallOrigin,
-        timing: Option<Arc<Timing>>,
-    ) -> Result<PendingAnswer, StoreError> {
+    pub fn begin(&self, request: Request, origin: CallOrigin) -> Result<PendingAnswer, StoreError> {
         let refused = &self.shared.metrics.refused;
         let Some(memory) = self.shared.memory.reserve(request.command.weight()) else {
             refused.no_room.fetch_add(1, Ordering::Relaxed);
@@ -144,16 +133,14 @@ impl Store {
         };
         // Kept until the answer has arrived, which may be larger than the request.
         let memory = Arc::new(memory);
-        let (answer, answered) = Reply::channel_with_memory(memory.clone());
+        let (reply, answered) = Reply::channel(memory.clone());
         let arrival = self.shared.clock.now();
         // Only callers that may claim there count as handlers of the kinds.
         if matches!(request.command, Command::ClaimNext(_)) && out_of_scope(&request).is_none() {
             self.shared.metrics.record_claim(&request.command, arrival);
         }
-        if let Some(timing) = &timing {
-            timing.reached(WriteStage::Queued, arrival);
-        }
-        let caller = WaitingCaller::new(answer, origin, timing, &self.shared);
+        let caller = WaitingCaller { reply, origin, shared: self.shared.clone() };
+        caller.reached(WriteStage::Queued, arrival);
         let submission = Submission { request, arrival, caller };
         match self.send(WriterMessage::Submit(submission)) {
             Ok(()) => Ok(PendingAnswer { answered, _memory: memory }),

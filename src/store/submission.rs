@@ -5,10 +5,10 @@ use std::sync::{Arc, atomic::Ordering};
 use crate::{
     coordinator::{Call, CallOutcome, Caller, CallerKey},
     domain::{principal::Requester, time::Timestamp},
-    metrics::{Timing, WriteStage},
+    metrics::WriteStage,
 };
 
-use super::{CallOrigin, Credentials, reply::Reply, shared_state::SharedState};
+use super::{CallOrigin, reply::Reply, shared_state::SharedState};
 
 /// A queued change.
 pub(super) type Submission = Call<WaitingCaller>;
@@ -16,25 +16,11 @@ pub(super) type Submission = Call<WaitingCaller>;
 /// The caller that waits for the outcome of a change.
 pub(super) struct WaitingCaller {
     pub(super) reply: Reply,
-    /// Its credentials, if callers are authenticated.
-    credentials: Option<Credentials>,
-    connection: Option<u64>,
-    /// Where the stages of the change are recorded, if they are.
-    timing: Option<Arc<Timing>>,
-    shared: Arc<SharedState>,
+    pub(super) origin: CallOrigin,
+    pub(super) shared: Arc<SharedState>,
 }
 
 impl WaitingCaller {
-    pub(super) fn new(
-        reply: Reply,
-        origin: CallOrigin,
-        timing: Option<Arc<Timing>>,
-        shared: &Arc<SharedState>,
-    ) -> Self {
-        let CallOrigin { credentials, connection } = origin;
-        WaitingCaller { reply, credentials, connection, timing, shared: shared.clone() }
-    }
-
     /// Sends one outcome directly.
     pub(super) fn send(self, outcome: CallOutcome) {
         self.reply.send(outcome);
@@ -42,13 +28,13 @@ impl WaitingCaller {
 
     /// Records that the change reached a stage.
     pub(super) fn reached(&self, step: WriteStage, now: Timestamp) {
-        if let Some(timing) = &self.timing {
+        if let Some(timing) = &self.origin.timing {
             timing.reached(step, now);
         }
     }
 
     fn reached_now(&self, step: WriteStage) {
-        if let Some(timing) = &self.timing {
+        if let Some(timing) = &self.origin.timing {
             timing.reached(step, self.shared.clock.now());
         }
     }
@@ -60,11 +46,11 @@ impl Caller for WaitingCaller {
     }
 
     fn is_revoked(&self) -> bool {
-        self.credentials.as_ref().is_some_and(|shown| shown.are_invalid(&*self.shared.clock))
+        self.origin.credentials.as_ref().is_some_and(|shown| shown.are_invalid(&*self.shared.clock))
     }
 
     fn share(&self, by: Option<&Requester>) -> Option<CallerKey> {
-        CallerKey::of_caller(by.map(|by| by.actor.as_str()), self.connection)
+        CallerKey::of_caller(by.map(|by| by.actor.as_str()), self.origin.connection)
     }
 
     fn on_taken(&self) {
@@ -76,7 +62,7 @@ impl Caller for WaitingCaller {
     }
 
     fn on_held(&self) {
-        self.reply.release_bytes();
+        self.reply.memory.release();
     }
 
     fn on_hold_refused(&self) {
@@ -84,6 +70,6 @@ impl Caller for WaitingCaller {
     }
 
     fn on_answered(&self, bytes: usize) {
-        self.reply.add_bytes(bytes);
+        self.reply.memory.add(bytes);
     }
 }

@@ -139,8 +139,8 @@ pub(super) fn start<B: Backend>(
             | BackendError::OutcomeUnknown(_) => WriterFailure::Failed(failure.to_string()),
         });
         writer.refuse_waiting();
-        let command_queue = writer.into_command_queue();
-        drop(guard);
+        let Writer { command_queue, backend, coordinator, .. } = writer;
+        drop((backend, coordinator, guard));
         // Perhaps nobody waits for the end.
         let _ = done.send(result);
         command_queue.refuse_the_rest();
@@ -305,11 +305,6 @@ impl<B: Backend> Writer<B> {
         std::iter::from_fn(|| self.command_queue.take()).for_each(WriterMessage::refuse);
     }
 
-    /// Drops the backend and everything else.
-    fn into_command_queue(self) -> CommandQueue {
-        self.command_queue
-    }
-
     /// Runs one turn: the batch, then what is due by `sweep_to`, or by the last arrival if more is queued.
     fn turn(&mut self, batch: Vec<Submission>, sweep_to: Option<Timestamp>) -> Result<(), BackendError> {
         self.answer_overdue();
@@ -336,14 +331,9 @@ impl<B: Backend> Writer<B> {
                 Ok(())
             }
             Err(FailedTurn { error, callers }) => {
-                let error = match error {
-                    BackendError::Unavailable(_) | BackendError::OutcomeUnknown(_)
-                        if mutants::on(Mutant::FailingDiskIsFull) =>
-                    {
-                        BackendError::Full
-                    }
-                    error => error,
-                };
+                let is_broken = matches!(error, BackendError::Unavailable(_) | BackendError::OutcomeUnknown(_));
+                let error =
+                    if is_broken && mutants::on(Mutant::FailingDiskIsFull) { BackendError::Full } else { error };
                 let (outcome, goes_on) = self.failed(&error);
                 let told = callers.into_iter().map(|caller| caller.send(Err(outcome.clone()))).count() as u64;
                 self.count_refused(&outcome, told);

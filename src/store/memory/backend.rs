@@ -4,8 +4,8 @@ use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     coordinator::{
-        AppendedEvent, Backend, BackendError, ChangeSet, ClaimCandidate, ContentBytes, LoadKey, LoadResult,
-        MaintenanceBudget, ReadyScan, RemovalCounts, RowId, StoredAnswer, without_contents,
+        AppendedEvent, Backend, BackendError, ChangeSet, ContentBytes, LoadKey, LoadResult, MaintenanceBudget,
+        ReadyPosition, ReadyScan, RemovalCounts, RowId, StoredAnswer, without_contents,
     },
     domain::{
         command::QueueStatus,
@@ -24,6 +24,7 @@ pub struct MemoryBackend(pub(super) Memory);
 
 impl StoredData {
     fn write(&mut self, changes: &ChangeSet) -> Result<(), BackendError> {
+        let wrong = |what| Err(BackendError::OutcomeUnknown(what));
         for id in &changes.removed {
             self.remove(*id);
         }
@@ -31,33 +32,27 @@ impl StoredData {
             let Some(after) = &change.after else { continue };
             let stored = self.sagas.get(&change.id).map(|record| &record.saga);
             if stored != change.before.as_deref() {
-                return Err(BackendError::OutcomeUnknown(format!(
-                    "{:?} was not what the turn began with",
-                    after.task_id()
-                )));
+                return wrong(format!("{:?} was not what the turn began with", after.task_id()));
             }
             self.put(change.id, Record { saga: Saga::clone(after), derived: change.derived });
         }
         for AppendedEvent { saga, prev, event } in &changes.events {
             let newest = self.events_of(*saga).next_back().map(|event| event.revision);
             if newest != *prev {
-                return Err(BackendError::OutcomeUnknown(format!(
-                    "{prev:?} is not the event before {}",
-                    event.revision
-                )));
+                return wrong(format!("{prev:?} is not the event before {}", event.revision));
             }
             if self.events.insert(event.revision, (*saga, event.clone())).is_some() {
-                return Err(BackendError::OutcomeUnknown(format!("revision {} was given twice", event.revision)));
+                return wrong(format!("revision {} was given twice", event.revision));
             }
         }
         for (id, answer) in &changes.answers {
-            self.numbers.answers += 1;
-            self.answers.insert(*id, (self.numbers.answers, answer.clone()));
+            self.answers_stored += 1;
+            self.answers.insert(*id, (self.answers_stored, answer.clone()));
         }
         for status in &changes.queues {
             self.queues.insert(status.queue.clone(), status.clone());
         }
-        self.numbers.compacted = self.numbers.compacted.max(changes.compacted.unwrap_or_default());
+        self.compacted = self.compacted.max(changes.compacted.unwrap_or_default());
         if let Some((before, limit)) = changes.forget_answers {
             self.forget_answers(before, limit);
         }
@@ -71,7 +66,7 @@ impl StoredData {
         self.queues.entry(spec.queue.clone()).or_insert_with(status);
         self.tasks.insert(spec.task_id.clone(), id);
         self.saga_ids.insert(spec.saga_id.clone(), id);
-        self.numbers.last_row = self.numbers.last_row.max(id.0);
+        self.last_row = self.last_row.max(id.0);
         self.sagas.insert(id, record);
     }
 
@@ -139,7 +134,7 @@ impl Backend for MemoryBackend {
         Ok(claimed.into_iter().chain(ended).cloned().collect())
     }
 
-    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError> {
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ReadyPosition>, BackendError> {
         let data = self.0.data();
         let wanted = data
             .sagas
@@ -149,7 +144,7 @@ impl Backend for MemoryBackend {
         found.retain(|position| scan.after.is_none_or(|after| *position > after));
         found.sort_unstable();
         found.truncate(scan.limit);
-        Ok(found.into_iter().map(|(Reverse(priority), id)| ClaimCandidate { priority, id }).collect())
+        Ok(found)
     }
 
     fn queue_exists(&mut self, queue: &QueueName) -> Result<bool, BackendError> {
@@ -204,10 +199,9 @@ impl Backend for MemoryBackend {
 
     fn close(&mut self, now: Timestamp) -> Result<(), BackendError> {
         let mut data = self.0.data_mut();
-        let next = data.head().after(1).max(data.numbers.opened_at);
-        let numbers = &mut data.numbers;
-        numbers.last_time = numbers.last_time.max(now);
-        numbers.revision_floor = next;
+        let next = data.head().after(1).max(data.opened_at);
+        data.last_time = data.last_time.max(now);
+        data.revision_floor = next;
         Ok(())
     }
 }

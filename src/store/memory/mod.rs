@@ -18,13 +18,14 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::{
     clock::Clock,
-    coordinator::{DerivedFields, InitialState, ReadyEntry, RowId, StoredAnswer, StoredDue},
+    coordinator::{DerivedFields, DueEntry, InitialState, ReadyEntry, RowId, StoredAnswer},
     domain::{
         command::QueueStatus,
         event::Event,
         ids::{QueueName, Revision, SagaId, TaskId},
         saga::Saga,
         time::{Span, Timestamp},
+        transition::ReadyPurposes,
     },
 };
 
@@ -115,7 +116,18 @@ pub struct StoredData {
     queues: BTreeMap<QueueName, QueueStatus>,
     /// Revisions that no event has: above the key, up to and including the value.
     gaps: BTreeMap<Revision, Revision>,
-    numbers: StoreCounters,
+    /// The highest row ever assigned.
+    last_row: i64,
+    /// How many answers were ever stored.
+    answers_stored: u64,
+    /// The newest event that was purged.
+    compacted: Revision,
+    /// Every revision ever assigned is below this.
+    revision_floor: Revision,
+    /// The next revision when the store was last opened.
+    opened_at: Revision,
+    /// The clock's time when the store was last closed.
+    last_time: Timestamp,
     /// No revisions are reserved.
     loses_nothing: bool,
     /// For how many more rows and events there is room; none: any number.
@@ -126,23 +138,6 @@ pub struct StoredData {
     event_reads: AtomicUsize,
     /// The content of backups; none: backups fail.
     backup: Option<Vec<u8>>,
-}
-
-/// Numbers about the store as a whole.
-#[derive(Clone, Copy, Default)]
-struct StoreCounters {
-    /// The highest row ever assigned.
-    last_row: i64,
-    /// How many answers were ever stored.
-    answers: u64,
-    /// The newest event that was purged.
-    compacted: Revision,
-    /// Every revision ever assigned is below this.
-    revision_floor: Revision,
-    /// The next revision when the store was last opened.
-    opened_at: Revision,
-    /// The clock's time when the store was last closed.
-    last_time: Timestamp,
 }
 
 impl StoredData {
@@ -176,36 +171,34 @@ impl StoredData {
     /// The newest event's revision, purged ones included.
     pub fn head(&self) -> Revision {
         let newest = self.events.last_key_value().map(|(revision, _)| *revision);
-        newest.unwrap_or_default().max(self.numbers.compacted)
+        newest.unwrap_or_default().max(self.compacted)
     }
 
     fn opening(&mut self) -> InitialState {
         let head = self.head();
-        let next_revision = head.after(1).max(self.numbers.revision_floor);
+        let next_revision = head.after(1).max(self.revision_floor);
         if next_revision > head.after(1) {
             self.gaps.insert(head, Revision(next_revision.0 - 1));
         }
         let reserved = if self.loses_nothing { 0 } else { RESERVED };
-        (self.numbers.opened_at, self.numbers.revision_floor) = (next_revision, next_revision.after(reserved));
+        (self.opened_at, self.revision_floor) = (next_revision, next_revision.after(reserved));
         let last_event = self.events.values().next_back().map(|(_, event)| event.time);
         let in_flight = self.sagas.values().map(|record| &record.saga).filter(|saga| !saga.state.is_terminal());
         let last_heartbeat = in_flight.filter_map(|saga| Some(saga.lease.as_ref()?.heartbeat_time)).max();
-        let last_time = [last_event, last_heartbeat, Some(self.numbers.last_time)].into_iter().flatten().max();
+        let last_time = [last_event, last_heartbeat, Some(self.last_time)].into_iter().flatten().max();
+        let sagas = self.sagas.iter();
+        let due = sagas.clone().filter_map(|(id, Record { saga, derived })| {
+            let (queue, ready) = (saga.spec.queue.clone(), ReadyPurposes::of_state(saga.state));
+            Some((*id, DueEntry { due: derived.due?, queue, ready }))
+        });
+        let ready = sagas.filter_map(|(id, record)| Some((*id, ReadyEntry::of(&record.saga, &record.derived)?)));
         InitialState {
             head,
             next_revision,
-            next_row: RowId(self.numbers.last_row + 1),
-            last_time: last_time.unwrap_or_default().plus(Span::from_micros(1).unwrap_or_default()),
-            due: self
-                .sagas
-                .iter()
-                .filter_map(|(id, record)| StoredDue::of(*id, &record.saga, &record.derived))
-                .collect(),
-            ready: self
-                .sagas
-                .iter()
-                .filter_map(|(id, record)| Some((*id, ReadyEntry::of(&record.saga, &record.derived)?)))
-                .collect(),
+            next_row: RowId(self.last_row + 1),
+            last_time: last_time.unwrap_or_default().plus(Span::MICROSECOND),
+            due: due.collect(),
+            ready: ready.collect(),
             paused: self.queues.values().filter(|queue| queue.paused).map(|queue| queue.queue.clone()).collect(),
         }
     }

@@ -26,7 +26,7 @@ use super::{
 impl StoredData {
     /// Checks that the history can be followed from a revision on.
     fn check_position(&self, after: Revision) -> Result<(), StoreError> {
-        let oldest = self.numbers.compacted;
+        let oldest = self.compacted;
         if after < oldest {
             return Err(StoreError::Compacted { oldest });
         }

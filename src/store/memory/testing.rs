@@ -27,7 +27,7 @@ impl Memory {
     pub(crate) fn put(&self, sagas: impl IntoIterator<Item = Saga>) {
         let mut data = self.data_mut();
         for saga in sagas {
-            let id = RowId(data.numbers.last_row + 1);
+            let id = RowId(data.last_row + 1);
             data.put(id, Record { saga, derived: DerivedFields { ready: None, due: None } });
         }
     }
@@ -49,7 +49,7 @@ impl Memory {
 
     /// Makes the history compacted below this revision.
     pub(crate) fn compact(&self, oldest: Revision) {
-        self.data_mut().numbers.compacted = oldest;
+        self.data_mut().compacted = oldest;
     }
 
     /// How many stretches of the history were read.

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio_postgres::{Client, Row};
 
 use crate::{
-    coordinator::{Eligibility, InitialState, ReadyEntry, RowId, StoredDue},
+    coordinator::{DueEntry, Eligibility, InitialState, ReadyEntry, RowId},
     domain::{
         bounds::{HAPPENED_MAX, NUMBERS_LEFT, REVISION_MAX},
         ids::{QueueName, Revision},
+        saga::State,
         text::Kind,
         time::{Span, Timestamp},
-        transition::Due,
+        transition::{Due, ReadyPurposes},
     },
 };
 
@@ -74,15 +75,13 @@ fn queue_names(rows: &[Row]) -> Result<Vec<QueueName>, PostgresError> {
     rows.iter().map(|row| parsed(row, 0, QueueName::parse)).collect()
 }
 
-fn stored_due(rows: &[Row]) -> Result<Vec<StoredDue>, PostgresError> {
+fn stored_due(rows: &[Row]) -> Result<Vec<(RowId, DueEntry)>, PostgresError> {
     let due = |row: &Row| {
         let state: i64 = integer(row, 4)?;
-        Ok(StoredDue {
-            id: integer(row, 0)?,
-            due: Due { at: integer(row, 1)?, grace_reference: maybe(row, 2)? },
-            queue: parsed(row, 3, QueueName::parse)?,
-            state: Coded::decode(state).ok_or_else(|| PostgresError::Damaged(format!("state {state}")))?,
-        })
+        let state = State::decode(state).ok_or_else(|| PostgresError::Damaged(format!("state {state}")))?;
+        let due = Due { at: integer(row, 1)?, grace_reference: maybe(row, 2)? };
+        let queue = parsed(row, 3, QueueName::parse)?;
+        Ok((integer(row, 0)?, DueEntry { due, queue, ready: ReadyPurposes::of_state(state) }))
     };
     rows.iter().map(due).collect()
 }

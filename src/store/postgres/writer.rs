@@ -13,8 +13,8 @@ use tokio_postgres::{Client, Statement, types::ToSql};
 use crate::{
     clock::Clock,
     coordinator::{
-        Backend, BackendError, ChangeSet, ClaimCandidate, ContentBytes, LoadKey, LoadResult, MaintenanceBudget,
-        ReadyScan, RemovalCounts, RowId, StoredAnswer,
+        Backend, BackendError, ChangeSet, ContentBytes, LoadKey, LoadResult, MaintenanceBudget,
+        ReadyPosition, ReadyScan, RemovalCounts, RowId, StoredAnswer,
     },
     domain::{
         event::{Event, EventType},
@@ -428,14 +428,14 @@ impl Backend for PostgresWriter {
         })
     }
 
-    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError> {
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ReadyPosition>, BackendError> {
         let Some(queue) = self.queues.get(&scan.queue).copied() else { return Ok(Vec::new()) };
         let (rank, after) =
             scan.after.map_or((i64::MIN, 0), |(Reverse(priority), after)| (-i64::from(priority), after.0));
         let limit = i64::try_from(scan.limit).unwrap_or(i64::MAX);
         self.read(async |client, statements| {
             let rows = client.query(&statements.ready, &[&scan.purpose.code(), &queue, &rank, &after, &limit]).await?;
-            rows.iter().map(|row| Ok(ClaimCandidate { id: integer(row, 0)?, priority: integer(row, 1)? })).collect()
+            rows.iter().map(|row| Ok((Reverse(integer(row, 1)?), integer(row, 0)?))).collect()
         })
     }
 

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     coordinator::{
-        Backend, BackendError, ChangeSet, ClaimCandidate, ContentBytes, LoadKey, LoadResult, MaintenanceBudget,
+        Backend, BackendError, ChangeSet, ContentBytes, LoadKey, LoadResult, MaintenanceBudget, ReadyPosition,
         ReadyScan, RemovalCounts, RowId, StoredAnswer,
     },
     domain::{
@@ -139,7 +139,7 @@ impl Backend for SqliteWriter {
         self.reading(|rows| rows.lease_ends(id, token, newest))
     }
 
-    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ClaimCandidate>, BackendError> {
+    fn ready(&mut self, scan: &ReadyScan) -> Result<Vec<ReadyPosition>, BackendError> {
         self.reading(|rows| {
             let Some(queue) = rows.queue(&scan.queue)? else { return Ok(Vec::new()) };
             let (Reverse(priority), after) = scan.after.unwrap_or((Reverse(i32::MAX), RowId(0)));

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
-    coordinator::{Eligibility, InitialState, ReadyEntry, RowId, StoredDue},
+    coordinator::{DueEntry, Eligibility, InitialState, ReadyEntry, RowId},
     domain::{
         bounds::{HAPPENED_MAX, NUMBERS_LEFT, REVISION_MAX, ROW_MAX},
         ids::{QueueName, Revision},
         saga::State,
         text::Kind,
         time::{Span, Timestamp},
-        transition::Due,
+        transition::{Due, ReadyPurposes},
     },
 };
 
@@ -94,13 +94,17 @@ fn queue_names(connection: &Connection) -> Result<HashMap<i64, QueueName>, rusql
     Ok(names)
 }
 
-fn stored_due(connection: &Connection, names: &HashMap<i64, QueueName>) -> Result<Vec<StoredDue>, rusqlite::Error> {
+fn stored_due(
+    connection: &Connection,
+    names: &HashMap<i64, QueueName>,
+) -> Result<Vec<(RowId, DueEntry)>, rusqlite::Error> {
     let mut all = Vec::new();
     each(connection, sql::DUE, [], |row| {
         let due = Due { at: column(row, 1)?, grace_reference: column(row, 2)? };
         let (queue, state) = (names.get(&row.get(3)?), State::decode(row.get(4)?));
         if let (Some(queue), Some(state)) = (queue, state) {
-            all.push(StoredDue { id: column(row, 0)?, due, queue: queue.clone(), state });
+            let ready = ReadyPurposes::of_state(state);
+            all.push((column(row, 0)?, DueEntry { due, queue: queue.clone(), ready }));
         }
         Ok(())
     })?;

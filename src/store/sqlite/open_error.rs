@@ -18,83 +18,45 @@ pub const SCHEMA_VERSION: i32 = 3;
 pub enum OpenError {
     /// The directory can't be used.
     #[error("the data directory {path} can't be used: {error}; choose another with --data or mend its permissions")]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
+    Directory { path: PathBuf, error: io::Error },
     /// Another daemon has it open.
     #[error(
         "the data directory {path} is in use by another sagad (it holds {lock}); stop that one first or choose \
          another directory with --data"
     )]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-        /// The lock file.
-        lock: PathBuf,
-    },
+    Locked { path: PathBuf, lock: PathBuf },
     /// A restore into the directory was interrupted.
     #[error(
         "{partial} is what a restore left that was cut off: there is no store here yet; run `sagad restore` again, or \
          remove that file to begin with an empty store"
     )]
-    Unrestored {
-        /// What is left of it.
-        partial: PathBuf,
-    },
+    Unrestored { partial: PathBuf },
     /// The directory is on a network file system, whose locks and syncs are not reliable.
     #[error(
         "the data directory {path} is on a network file system ({kind}), whose locks and syncs can't be relied on; \
          choose a directory on a local disk with --data"
     )]
-    NetworkFileSystem {
-        /// The directory.
-        path: PathBuf,
-        /// Which file system.
-        kind: &'static str,
-    },
+    NetworkFileSystem { path: PathBuf, kind: &'static str },
     /// The file is another program's database.
     #[error(
         "{path} is a database of another program (application id {found:#x}); sagad has not touched it; choose \
          another directory with --data"
     )]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// Its application id.
-        found: i32,
-    },
+    Foreign { path: PathBuf, found: i32 },
     /// The file was written by a later version.
     #[error(
         "{path} was written by a newer sagad (schema {found}, this one knows up to {SCHEMA_VERSION}); install that \
          version or a later one; nothing was changed"
     )]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its schema's version.
-        found: i32,
-    },
+    Newer { path: PathBuf, found: i32 },
     /// The file is damaged, or no database.
     #[error(
         "{path} is damaged: {what}; nothing was changed; keep a copy of it with its -wal file, and start from a backup"
     )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
+    Damaged { path: PathBuf, what: String },
     /// The file can't be read or written.
     #[error("{path} can't be opened: {what}")]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        what: String,
-    },
+    Unusable { path: PathBuf, what: String },
 }
 
 /// What was found in place of the database.

@@ -43,26 +43,13 @@ pub enum RestoreError {
     Open(#[from] OpenError),
     /// The directory already has a store.
     #[error("{path} exists already; sagad restores into an empty directory only, so that no store is lost by mistake")]
-    Exists {
-        /// The database.
-        path: PathBuf,
-    },
+    Exists { path: PathBuf },
     /// The copy is damaged.
     #[error("the copy {path} is damaged, and nothing was restored: {problem}")]
-    Damaged {
-        /// The copy.
-        path: PathBuf,
-        /// The first problem found.
-        problem: String,
-    },
+    Damaged { path: PathBuf, problem: String },
     /// Files can't be copied or synced.
     #[error("{path}: {error}")]
-    Io {
-        /// What was being written or read.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
+    Io { path: PathBuf, error: io::Error },
 }
 
 /// What was restored.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use crate::domain::{
     ids::Revision,
@@ -49,9 +49,7 @@ impl QueueStates {
 
     /// Adds to a state by its code; an unknown code changes nothing.
     fn add_to(&mut self, code: i64, more: i64) {
-        if let Some(count) =
-            code.checked_sub(1).and_then(|n| usize::try_from(n).ok()).and_then(|n| self.states.get_mut(n))
-        {
+        if let Some(count) = usize::try_from(code.wrapping_sub(1)).ok().and_then(|place| self.states.get_mut(place)) {
             *count += more;
         }
     }
@@ -77,8 +75,7 @@ impl fmt::Display for QueueStates {
         let counted = (1..).zip(self.states).filter(|(_, count)| *count != 0);
         let told: Vec<_> =
             counted.filter_map(|(code, count)| Some(format!("{} {count}", State::decode(code)?.name()))).collect();
-        f.write_str(if told.is_empty() { "nothing" } else { "" })?;
-        f.write_str(&told.join(", "))
+        if told.is_empty() { f.write_str("nothing") } else { f.write_str(&told.join(", ")) }
     }
 }
 
@@ -96,12 +93,11 @@ pub struct StateCounts {
     changes: Vec<(i64, QueueStates)>,
     /// Queues whose stored counts are out of date.
     unstored: BTreeSet<i64>,
-    /// Events since the counts were stored.
+    /// Events since the counts were stored; from [`STORE_EVERY`] on, they must be stored again.
     events: usize,
     /// The newest event, including the current transaction.
     newest: Revision,
-    /// True if this transaction must store the counts.
-    must_store: bool,
+    /// True if this transaction stores the counts.
     stores: bool,
     /// To undo the current transaction.
     began_at: (usize, Revision),
@@ -150,7 +146,7 @@ impl StateCounts {
     /// Counts a removed saga, by the code of its terminal state.
     pub fn removed(&mut self, queue: i64, state: i64) {
         self.of(queue).add_to(state, -1);
-        self.must_store = true;
+        self.events = self.events.max(STORE_EVERY);
     }
 
     /// Records that an event was appended.
@@ -166,7 +162,7 @@ impl StateCounts {
 
     /// Stores the counts within the transaction if it is time to. Call it before the commit.
     pub fn store_if_due(&mut self, connection: &Connection) -> Result<(), SqliteError> {
-        if self.must_store || self.events >= STORE_EVERY { self.store(connection) } else { Ok(()) }
+        if self.events >= STORE_EVERY { self.store(connection) } else { Ok(()) }
     }
 
     /// Stores the counts within the transaction.
@@ -192,7 +188,6 @@ impl StateCounts {
         } else {
             self.unstored.extend(self.changes.iter().map(|(queue, _)| queue));
         }
-        self.must_store = false;
         if !self.changes.is_empty() {
             let mut committed = self.committed.lock();
             for (queue, change) in self.changes.drain(..) {
@@ -205,7 +200,6 @@ impl StateCounts {
     pub fn rollback(&mut self) {
         self.changes.clear();
         (self.events, self.newest) = self.began_at;
-        self.must_store = false;
         self.stores = false;
     }
 }
@@ -271,10 +265,8 @@ fn with_stale(connection: &Connection, mut counted: CountsByQueue) -> Result<Cou
 }
 
 fn put(connection: &Connection, queue: i64, count: &QueueStates) -> Result<(), rusqlite::Error> {
-    let [planned, dispatched, running, compensating, completed, failed, compensated, quarantined] = count.states;
-    let params =
-        params![queue, planned, dispatched, running, compensating, completed, failed, compensated, quarantined];
-    connection.prepare_cached(sql::PUT_COUNT)?.execute(params).map(drop)
+    let columns = params_from_iter([queue].into_iter().chain(count.states));
+    connection.prepare_cached(sql::PUT_COUNT)?.execute(columns).map(drop)
 }
 
 fn set_counted(connection: &Connection, through: Revision) -> Result<(), rusqlite::Error> {

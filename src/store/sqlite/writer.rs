@@ -1,12 +1,12 @@
 //! [`SqliteWriter`]: the writing connection, with the loads and writes of a turn.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::{
     coordinator::{
-        AppendedEvent, ClaimCandidate, ContentBytes, DerivedFields, LoadKey, RemovalCounts, RowId, SagaChange,
+        AppendedEvent, ContentBytes, DerivedFields, LoadKey, ReadyPosition, RemovalCounts, RowId, SagaChange,
         StoredAnswer,
     },
     domain::{
@@ -365,11 +365,11 @@ impl SqliteWriter {
         queue: i64,
         (priority, after): (i32, RowId),
         limit: usize,
-    ) -> Result<Vec<ClaimCandidate>, SqliteError> {
+    ) -> Result<Vec<ReadyPosition>, SqliteError> {
         let mut statement = self.connection().prepare_cached(sql::READY).map_err(sqlite_error)?;
         let found = statement
             .query_map(rusqlite::params![purpose.code(), queue, priority, after.0, limit], |row| {
-                Ok(ClaimCandidate { priority: values::column(row, 1)?, id: values::column(row, 0)? })
+                Ok((Reverse(values::column(row, 1)?), values::column(row, 0)?))
             })
             .and_then(Iterator::collect);
         found.map_err(sqlite_error)

@@ -165,7 +165,7 @@ impl<D: StoreDisk> ComparedStore<D> {
         let (backend, mut opening, reader) = self.disk.open();
         let coordinator = Coordinator::new(opening.clone(), grace, usize::MAX, Timestamp::ZERO);
         self.open = Some(OpenStore { coordinator, backend, reader });
-        opening.due.sort_by_key(|due| due.id);
+        opening.due.sort_by_key(|(id, _)| *id);
         opening.ready.sort_by_key(|(id, _)| *id);
         opening.paused.sort();
         opening
