@@ -190,7 +190,15 @@ impl CompleteArgs {
     pub fn request(self) -> Result<CompleteRequest, CliError> {
         let LeaseKey { task_id, owner_id, fencing_token } = self.lease.key();
         let (result, request_id) = (args::content(self.result)?, self.request_id.or_new());
-        Ok(CompleteRequest { task_id, owner_id, fencing_token, result, reason: self.reason, request_id, progress: None })
+        Ok(CompleteRequest {
+            task_id,
+            owner_id,
+            fencing_token,
+            result,
+            reason: self.reason,
+            request_id,
+            progress: None,
+        })
     }
 }
 

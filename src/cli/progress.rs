@@ -54,7 +54,9 @@ impl ProgressFile {
             Content::TooLarge(size) if self.refused != Some(size) => {
                 self.refused = Some(size);
                 let task_id = printable(&lease.key().task_id);
-                notice(&format!("the progress of {task_id} was not sent: it has {size} bytes, and {BLOB_BYTES} are allowed"));
+                notice(&format!(
+                    "the progress of {task_id} was not sent: it has {size} bytes, and {BLOB_BYTES} are allowed"
+                ));
             }
             Content::TooLarge(_) => {}
         }

@@ -21,9 +21,7 @@ use crate::{
     cli::errors::CliError,
     client::{Client, convert::to_utc, time},
     domain::bounds::PAGE_MAX,
-    proto::{
-        GetServerInfoRequest, ListSagasRequest, WatchEventsRequest, WatchStaleRequest, watch_stale_response,
-    },
+    proto::{GetServerInfoRequest, ListSagasRequest, WatchEventsRequest, WatchStaleRequest, watch_stale_response},
 };
 
 /// How often leases that are to expire are taken.

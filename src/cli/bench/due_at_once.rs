@@ -58,7 +58,8 @@ impl DueAtOnce {
             return Ok(None);
         }
         let pool = |count: u32| SagaPool::new(rand::random(), Ids::Ordered, count.into());
-        let (held, again, late) = (pool(plan.args.due / 2), pool(plan.args.due - plan.args.due / 2), pool(plan.args.delays));
+        let (held, again, late) =
+            (pool(plan.args.due / 2), pool(plan.args.due - plan.args.due / 2), pool(plan.args.delays));
         let requeued = Policy { on_stale: StaleAction::Requeue.into(), ..Default::default() };
         let requeued = CreateSagaRequest { policy: Some(requeued), ..Default::default() };
         preload::create(client, &held, &CreateSagaRequest::default(), progress).await?;
@@ -109,7 +110,9 @@ impl DueAtOnce {
 fn left(at: Moment) -> Result<Duration, CliError> {
     let left = at.since(time::now());
     if left < SHORTEST {
-        return Err(CliError::Failed("the machine is too slow to prepare that many leases: try a smaller --due".to_owned()));
+        return Err(CliError::Failed(
+            "the machine is too slow to prepare that many leases: try a smaller --due".to_owned(),
+        ));
     }
     Ok(left)
 }

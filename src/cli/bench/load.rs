@@ -15,8 +15,9 @@ use super::{
     args::{Mode, Plan},
     keep_alive,
     load_client::{LoadClient, RunState},
+    session,
     totals::BenchTotals,
-    session, unary_client, watch,
+    unary_client, watch,
 };
 use crate::{cli::errors::CliError, client::Client};
 

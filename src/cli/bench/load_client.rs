@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::{args::Plan, totals::BenchTotals, saga_pool::SagaPool, window::Window};
+use super::{args::Plan, saga_pool::SagaPool, totals::BenchTotals, window::Window};
 use crate::client::{Client, ClientOptions};
 
 /// The state shared by the threads of a run.

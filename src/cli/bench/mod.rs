@@ -60,11 +60,11 @@ mod load;
 mod load_client;
 mod preload;
 mod progress;
-mod totals;
 mod report;
 mod saga_pool;
 mod sagas_ahead;
 mod session;
+mod totals;
 mod unary_client;
 mod usage;
 mod watch;
@@ -87,9 +87,9 @@ use due_at_once::DueAtOnce;
 use load::Load;
 use load_client::RunState;
 use progress::Progress;
-use totals::{BenchTotals, Times};
 use report::{BenchReport, DaemonUsage};
 use saga_pool::SagaPool;
+use totals::{BenchTotals, Times};
 use window::{CloseOnDrop, Window};
 
 use super::{
@@ -153,7 +153,9 @@ async fn bench(plan: Plan, server: Option<ClientOptions>) -> Result<BenchReport,
     let seconds = run.window.length().as_secs_f64();
     let overall = totals.overall();
     if overall.count() == 0 {
-        let why = totals.first_error.unwrap_or_else(|| "all sagas were used up before the measurement began: try a larger --preload".to_owned());
+        let why = totals.first_error.unwrap_or_else(|| {
+            "all sagas were used up before the measurement began: try a larger --preload".to_owned()
+        });
         return Err(CliError::Failed(format!("no call was measured: {why}")));
     }
     let spent = |before: Option<f64>, after: Option<f64>| Some(after? - before?);

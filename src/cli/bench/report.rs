@@ -167,7 +167,10 @@ impl BenchReport {
             facts.push(("write-ahead log", format!("{} (at most {})", wal.0, wal.1)));
             facts.push(("start to first answer", format!("{:.1} ms", server.start_ms)));
             if let Some(restart) = server.restart_ms {
-                facts.push(("restart to first answer", format!("{restart:.1} ms, then {}", mib(server.restart_rss_bytes))));
+                facts.push((
+                    "restart to first answer",
+                    format!("{restart:.1} ms, then {}", mib(server.restart_rss_bytes)),
+                ));
             }
         }
         if let Some(due) = &self.due {

@@ -15,10 +15,7 @@ use super::{
 use crate::{
     cli::errors::CliError,
     client::{Client, convert::to_proto, time},
-    proto::{
-        CompensationSpec, CreateSagaRequest, DispatchRequest, GetStatsRequest, Policy, SagaState,
-        StaleAction,
-    },
+    proto::{CompensationSpec, CreateSagaRequest, DispatchRequest, GetStatsRequest, Policy, SagaState, StaleAction},
 };
 
 /// The kind of compensation that the load's claims handle.

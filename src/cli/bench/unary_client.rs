@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use tonic::{Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{args::Mode, load_client::LoadClient, totals::Rpc, sagas_ahead};
+use super::{args::Mode, load_client::LoadClient, sagas_ahead, totals::Rpc};
 use crate::{
     cli::errors::CliError,
     client::{AuthenticatedChannel, LeaseKey, convert::to_proto},
@@ -185,7 +185,11 @@ impl UnaryClient {
 
     /// What it claims for.
     fn purpose(&self) -> i32 {
-        if self.load_client.shared.plan.args.undo { LeasePurpose::Compensate.into() } else { LeasePurpose::Execute.into() }
+        if self.load_client.shared.plan.args.undo {
+            LeasePurpose::Compensate.into()
+        } else {
+            LeasePurpose::Execute.into()
+        }
     }
 
     fn request_id(&self) -> String {

@@ -55,7 +55,8 @@ pub async fn create(load_client: LoadClient) {
     let (shared, mut sagas) = (load_client.shared.clone(), load_client.client.sagas());
     let window = &shared.window;
     let interval = shared.plan.args.rate.map(|rate| 1e9 * f64::from(shared.plan.connections) / f64::from(rate));
-    let mut pace = interval.map(|nanos| tokio::time::interval(Duration::from_nanos(nanos as u64).max(SHORTEST_INTERVAL)));
+    let mut pace =
+        interval.map(|nanos| tokio::time::interval(Duration::from_nanos(nanos as u64).max(SHORTEST_INTERVAL)));
     while !window.is_over(window.now()) {
         if let Some(pace) = &mut pace {
             pace.tick().await;

@@ -4,9 +4,7 @@
 use ratatui::crossterm::event::KeyCode;
 use uuid::Uuid;
 
-use super::{
-    operator_action::{ActionRequest, ActionTarget, OperatorAction, request},
-};
+use super::operator_action::{ActionRequest, ActionTarget, OperatorAction, request};
 use crate::{
     domain::bounds::TEXT_BYTES,
     proto::{CompensationState, RecoveryDecision, SagaState},
@@ -104,7 +102,9 @@ impl ActionDialog {
                 self.position.push(digit);
             }
             (DialogStage::Position, KeyCode::Backspace) => drop(self.position.pop()),
-            (DialogStage::Position, KeyCode::Enter) if self.position.parse().is_ok_and(|position: i32| position > 0) => {
+            (DialogStage::Position, KeyCode::Enter)
+                if self.position.parse().is_ok_and(|position: i32| position > 0) =>
+            {
                 self.stage = DialogStage::Reason;
             }
             (DialogStage::Reason, KeyCode::Char(c)) => self.write(&c.to_string()),
@@ -200,7 +200,9 @@ pub fn why_impossible(action: OperatorAction, target: &ActionTarget) -> Option<&
     let ActionTarget::Saga(saga) = target else { return None };
     match action {
         OperatorAction::Recover(_) if !saga.stale => Some("only a stale saga can be recovered"),
-        OperatorAction::Waive if saga.state() != SagaState::Compensating => Some("only a compensating saga has compensations to waive"),
+        OperatorAction::Waive if saga.state() != SagaState::Compensating => {
+            Some("only a compensating saga has compensations to waive")
+        }
         OperatorAction::Cancel { .. } | OperatorAction::Quarantine { .. } if saga.end_time.is_some() => {
             Some("it has ended")
         }
@@ -297,7 +299,10 @@ mod tests {
         dialog.key(KeyCode::Backspace);
         typed(&mut dialog, "0\nx");
         assert_eq!(dialog.stage, DialogStage::Position, "there is none at 0");
-        assert_eq!(why_impossible(OperatorAction::Waive, &saga()), Some("only a compensating saga has compensations to waive"));
+        assert_eq!(
+            why_impossible(OperatorAction::Waive, &saga()),
+            Some("only a compensating saga has compensations to waive")
+        );
         assert_eq!(why_impossible(OperatorAction::Recover(RecoveryDecision::Requeue), &saga()), None);
     }
 }

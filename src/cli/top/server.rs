@@ -18,8 +18,8 @@ use crate::{
     client::{CallEffect, Client, StatusDetails, retry::Backoff, time},
     proto::{
         GetSagaRequest, GetServerInfoRequest, GetServerInfoResponse, GetStatsRequest, GetStatsResponse,
-        GetVitalsRequest, GetVitalsResponse, ListEventsRequest, ListSagasResponse, Queue, Saga, WatchEventsRequest, WatchEventsResponse,
-        watch_events_response::Item,
+        GetVitalsRequest, GetVitalsResponse, ListEventsRequest, ListSagasResponse, Queue, Saga, WatchEventsRequest,
+        WatchEventsResponse, watch_events_response::Item,
     },
 };
 

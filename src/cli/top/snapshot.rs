@@ -3,9 +3,7 @@
 use crate::{
     cli::text::micros,
     client::time::Moment,
-    proto::{
-        GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, ListSagasResponse, Queue, Saga, SagaEvent,
-    },
+    proto::{GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, ListSagasResponse, Queue, Saga, SagaEvent},
 };
 
 /// The coordinator's clock, set by its last answer and continued on this machine's monotonic clock; this machine's

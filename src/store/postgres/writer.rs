@@ -13,8 +13,8 @@ use tokio_postgres::{Client, Statement, types::ToSql};
 use crate::{
     clock::Clock,
     coordinator::{
-        Backend, BackendError, ChangeSet, ContentBytes, LoadKey, LoadResult, MaintenanceBudget,
-        ReadyPosition, ReadyScan, RemovalCounts, RowId, StoredAnswer,
+        Backend, BackendError, ChangeSet, ContentBytes, LoadKey, LoadResult, MaintenanceBudget, ReadyPosition,
+        ReadyScan, RemovalCounts, RowId, StoredAnswer,
     },
     domain::{
         event::{Event, EventType},

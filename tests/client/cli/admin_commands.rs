@@ -50,7 +50,7 @@ fn purge_removes_old_terminal_sagas() {
     assert_eq!(d.ok(&format!("{purge} --dry-run")), "would purge 3 sagas and 6 events\n");
     // Without a terminal it can't ask.
     let error = d.refused(2, "USAGE", purge).to_string();
-    assert!(error.contains("--yes") && error.contains("gone for good"), "{error}");
+    assert!(error.contains("--yes") && error.contains("can't be recovered"), "{error}");
     assert_eq!(d.json("list").len(), 4);
     d.run("purge --state completed --older-than 1d --yes").assert_usage();
     assert_eq!(d.ok(&format!("{purge} --yes --max 1")), "purged 1 saga and 2 events, and there are more\n");

@@ -182,7 +182,7 @@ fn a_bench_without_sagas_left_ends_early_and_reports_it() {
     assert!(number(&report["duration_s"]) < 25.0 && number(&report["ops"]) <= 2000.0, "{report}");
     let ran = CommandOutput::of(own(dir.path(), "--mode claim --preload 1 --duration 10s --warmup 2s"));
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
-    assert!(ran.err.contains("more --preload"), "{}", ran.err);
+    assert!(ran.err.contains("larger --preload"), "{}", ran.err);
 }
 
 #[test]

@@ -361,7 +361,10 @@ fn the_help_on_dead_workers_is_true() {
     assert!(help("recover").contains("Plan it again, for any worker"));
     d.ok("recover held --decision requeue --reason r");
     assert_eq!(d.json("claim-next --queue q --owner gone --ttl 5m").len(), 1, "the one that had it, too");
-    assert!(create.contains("It is compensated; if no compensation was ever registered, that is done at once"), "{create}");
+    assert!(
+        create.contains("It is compensated; if no compensation was ever registered, that is done at once"),
+        "{create}"
+    );
     d.expiring("nothing", "--on-stale compensate");
     d.await_state("nothing", "compensated");
     d.expiring("something", "--on-stale compensate --compensate branch=x");

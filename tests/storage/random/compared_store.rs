@@ -64,7 +64,6 @@ impl SqliteDisk {
     fn path(&self) -> PathBuf {
         self.0.path().join("sagad.db")
     }
-
 }
 
 impl StoreDisk for SqliteDisk {

@@ -35,8 +35,7 @@ pub(super) fn speed(facts: &DoctorFacts) -> Vec<Finding> {
             severity: Severity::Note,
             seen: "nothing was committed in the last minute".to_owned(),
             why: "So the current speed of the disk is not known.",
-            mend: "run this again under load, or run `sagad bench`, which measures the times of syncs"
-                .to_owned(),
+            mend: "run this again under load, or run `sagad bench`, which measures the times of syncs".to_owned(),
         }];
     }
     let [p50, p99, max] = [&commits.p50, &commits.p99, &commits.max].map(|span| length(span.as_ref()));

@@ -193,8 +193,9 @@ pub(super) fn quarantined(facts: &DoctorFacts) -> Vec<Finding> {
         severity: Severity::Warning,
         seen: format!("{} quarantined, the newest: {}", counted(count, "saga"), few.join(", ")),
         why: "Each waits for a person: nothing else happens to it.",
-        mend: "`sagad list --state quarantined`; for what is settled: `sagad annotate ID --note WHAT`, and `sagad purge \
+        mend:
+            "`sagad list --state quarantined`; for what is settled: `sagad annotate ID --note WHAT`, and `sagad purge \
                --state quarantined --older-than 7days --reason settled`"
-            .to_owned(),
+                .to_owned(),
     }]
 }

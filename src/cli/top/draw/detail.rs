@@ -9,9 +9,8 @@ use ratatui::{
 };
 
 use super::{
-    sagas,
+    format, sagas,
     style::{ALARM, BUSY, DIM, FINE, block},
-    format,
 };
 use crate::{
     cli::{
@@ -57,7 +56,8 @@ fn facts(model: &Model, saga: &Saga) -> Vec<Line<'static>> {
     let time = |at: &Option<prost_types::Timestamp>| {
         let (Some(at), Some(now)) = (at, now) else { return String::new() };
         let away = micros(at) - now;
-        let away = if away > 0 { format!("in {}", format::short(away)) } else { format!("{} ago", format::short(-away)) };
+        let away =
+            if away > 0 { format!("in {}", format::short(away)) } else { format!("{} ago", format::short(-away)) };
         format!("{} ({away})", stamp(Some(at)))
     };
     let mut lines = Vec::new();

@@ -6,8 +6,8 @@ use ratatui::{
 };
 
 use super::{
-    style::{ALARM, BUSY, DIM, FINE, PLAIN},
     format,
+    style::{ALARM, BUSY, DIM, FINE, PLAIN},
 };
 use crate::{
     cli::{

@@ -97,7 +97,9 @@ fn halves(model: &Model, body: Rect) -> (Option<Rect>, Option<Rect>) {
 fn foot(model: &Model) -> Line<'static> {
     match &model.typing {
         Some(Typing::Text(text)) => return Line::raw(format!("search for: {text}_   Enter: search   Esc: cancel")),
-        Some(Typing::Queues(text)) => return Line::raw(format!("only queues (a,b): {text}_   Enter: apply   Esc: cancel")),
+        Some(Typing::Queues(text)) => {
+            return Line::raw(format!("only queues (a,b): {text}_   Enter: apply   Esc: cancel"));
+        }
         None => {}
     }
     if !model.notice.is_empty() {

@@ -3,9 +3,9 @@
 use ratatui::{Frame, layout::Rect};
 
 use super::{
+    format,
     style::{ALARM, BUSY, DIM, PLAIN, block},
     table::{self, Cell, Column, figures, text},
-    format,
 };
 use crate::{
     cli::{

@@ -3,9 +3,9 @@
 use ratatui::{Frame, layout::Rect, style::Style};
 
 use super::{
+    format,
     style::{ALARM, BUSY, DIM, FINE, PLAIN, block},
     table::{self, Cell, Column, figures, text},
-    format,
 };
 use crate::{
     cli::{

@@ -18,8 +18,8 @@ use crate::{
     client::time::{self, Moment},
     domain::characters::{all_unprintable, is_unprintable},
     proto::{
-        Compensation, EventType, GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, Lease, ListSagasResponse, Log, QueueStats, Saga,
-        SagaEvent, SagaState, StateCount,
+        Compensation, EventType, GetServerInfoResponse, GetStatsResponse, GetVitalsResponse, Lease, ListSagasResponse,
+        Log, QueueStats, Saga, SagaEvent, SagaState, StateCount,
     },
 };
 
