@@ -10,14 +10,14 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-/// How long the server may take to start.
-const START_WAIT: Duration = Duration::from_secs(60);
+/// How often it is tried whether the server has started, every 50 ms.
+const START_TRIES: u32 = 1200;
 
 /// Whether PostgreSQL's server is installed. If not, says loudly that the test is skipped; in CI that is a failure.
 pub fn is_there() -> bool {
@@ -39,8 +39,7 @@ fn programs() -> Option<PathBuf> {
 /// A running server.
 pub struct Server {
     pub port: u16,
-    pub data: PathBuf,
-    _dir: TempDir,
+    dir: TempDir,
     process: u32,
 }
 
@@ -72,21 +71,20 @@ impl Server {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(fs::File::create(dir.path().join("log")).unwrap());
         let (started, process) = std::sync::mpsc::channel();
-        // It is told when the thread that started it ends: so that thread never does.
+        // The server is told to end when the thread that started it ends: so that thread waits.
         thread::spawn(move || {
-            let child = command.spawn().expect("the server starts");
+            let mut child = command.spawn().expect("the server starts");
             started.send(child.id()).unwrap();
-            loop {
-                thread::park();
-            }
+            child.wait().unwrap();
         });
-        let server = Server { port, data, _dir: dir, process: process.recv().unwrap() };
-        let until = Instant::now() + START_WAIT;
-        while server.execute("postgres", "SELECT 1").is_err() {
-            assert!(Instant::now() < until, "PostgreSQL does not start: see {}", server.data.display());
+        let server = Server { port, dir, process: process.recv().unwrap() };
+        for _ in 0..START_TRIES {
+            if server.execute("postgres", "SELECT 1").is_ok() {
+                return server;
+            }
             thread::sleep(Duration::from_millis(50));
         }
-        server
+        panic!("PostgreSQL does not start: {}", fs::read_to_string(server.dir.path().join("log")).unwrap());
     }
 
     /// The server that all tests of this process share.
