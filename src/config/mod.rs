@@ -6,6 +6,7 @@ mod defaults_file;
 mod error;
 mod limits;
 mod listen;
+mod passwords;
 mod retention;
 mod security;
 mod setting;

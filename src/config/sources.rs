@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 use toml::Spanned;
 
 use super::{
-    ConfigError, Origin, ServeArgs, Setting,
+    ConfigError, Origin, ServeArgs, Setting, passwords,
     setting::{Kind, variable},
     settings,
-    value::{self, Value},
+    value::Value,
 };
 
 /// Looks up an environment variable.
@@ -172,7 +172,11 @@ impl<'a> Sources<'a> {
 
 /// What an error shows of a value that is refused. Addresses may have a password in them, which is why they are refused.
 fn without_password(setting: &Setting, value: &str) -> String {
-    if setting.kind == Kind::Url { value::without_password(value) } else { value::without_passwords(value) }
+    if [Kind::Url, Kind::Store].contains(&setting.kind) {
+        passwords::without_password(value)
+    } else {
+        passwords::without_passwords(value)
+    }
 }
 
 fn read(path: PathBuf) -> Result<File, ConfigError> {
@@ -184,7 +188,7 @@ fn read(path: PathBuf) -> Result<File, ConfigError> {
         Ok(table) => table,
         Err(error) => {
             // It quotes the line.
-            let problem = value::without_passwords(error.to_string().trim_end());
+            let problem = passwords::without_passwords(error.to_string().trim_end());
             return Err(ConfigError::Malformed { file: path, problem });
         }
     };

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::value::{self, Parsed};
+use super::passwords::without_password;
 
 /// Where the store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,13 +21,13 @@ impl Display for StoreLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreLocation::Sqlite(directory) => write!(f, "sqlite:{}", directory.display()),
-            StoreLocation::Postgres(url) => f.write_str(&value::without_password(url)),
+            StoreLocation::Postgres(url) => f.write_str(&without_password(url)),
         }
     }
 }
 
 /// `sqlite:` and a directory, the URL of a database, or nothing at all.
-pub(super) fn parse(text: &str) -> Parsed<Option<StoreLocation>> {
+pub(super) fn parse(text: &str) -> Result<Option<StoreLocation>, String> {
     if text.is_empty() {
         return Ok(None);
     }

@@ -201,25 +201,6 @@ pub(super) fn url_or_none(text: &str) -> Parsed<Option<String>> {
     }
 }
 
-/// An address without the user and the password that may stand in it, for errors.
-pub(super) fn without_password(address: &str) -> String {
-    let (scheme, rest) = address.split_once("://").map_or(("", address), |(scheme, rest)| (scheme, rest));
-    match rest.rsplit_once('@') {
-        Some((_, host)) if scheme.is_empty() => format!("***@{host}"),
-        Some((_, host)) => format!("{scheme}://***@{host}"),
-        None => address.to_owned(),
-    }
-}
-
-/// The same for all addresses in a text.
-pub(super) fn without_passwords(text: &str) -> String {
-    let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`');
-    let words = text
-        .split_inclusive(ends)
-        .map(|word| if word.contains("://") { without_password(word) } else { word.to_owned() });
-    words.collect()
-}
-
 /// A share of a whole.
 pub(super) fn share(text: &str) -> Parsed<f64> {
     let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
@@ -316,19 +297,6 @@ mod tests {
         for bad in ["", "MiB", "64MB", "-1KiB", "1.5MiB", "99999999999999999999", "99999999999GiB", "1023", "1025GiB"] {
             assert!(size(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn passwords_in_addresses_are_not_printed() {
-        for (given, told) in [
-            ("http://ann:hush@host:1", "http://***@host:1"),
-            ("http://ann:hu/sh@host:1", "http://***@host:1"),
-            ("ann:hush@host:1", "***@host:1"),
-            ("http://host:1", "http://host:1"),
-        ] {
-            assert_eq!(without_password(given), told);
-        }
-        assert_eq!(without_passwords("a@b = \"http://ann:hush@h\" 'x'"), "a@b = \"http://***@h\" 'x'");
     }
 
     #[test]

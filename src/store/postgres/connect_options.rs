@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use super::open_error::OpenError;
+use super::{error::PostgresError, open_error::OpenError};
 
 /// How long connecting may take, for each address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -116,9 +116,18 @@ impl ConnectOptions {
         }
     }
 
-    /// The database's user.
-    pub(super) fn user(&self) -> &str {
-        self.config.get_user().unwrap_or_default()
+    /// What an error of a statement means for the start.
+    pub(super) fn error(&self, error: PostgresError) -> OpenError {
+        match error {
+            PostgresError::Away(what) => self.unreachable(&what),
+            PostgresError::Damaged(what) => OpenError::Damaged(what),
+            PostgresError::Refused(what) if what.contains("(42501)") => {
+                OpenError::MissingRights { user: self.config.get_user().unwrap_or_default().to_owned(), what }
+            }
+            PostgresError::Full(_) | PostgresError::NotTheWriter | PostgresError::Refused(_) => {
+                OpenError::Unusable(error.to_string())
+            }
+        }
     }
 
     pub(super) fn unreachable(&self, what: &str) -> OpenError {

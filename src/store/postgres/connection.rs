@@ -40,7 +40,7 @@ impl Drop for PostgresConnection {
 
 impl PostgresConnection {
     /// Connects, and sets the session up. Blocks.
-    pub fn open(options: &ConnectOptions) -> Result<Self, OpenError> {
+    pub fn connect(options: &ConnectOptions) -> Result<Self, OpenError> {
         let unusable = |error: std::io::Error| OpenError::Unusable(error.to_string());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusable)?;
         let client = runtime.block_on(async {
@@ -49,7 +49,7 @@ impl PostgresConnection {
             client.map_err(|error| refused(options, error))
         })?;
         let connection = PostgresConnection { client, runtime: Some(runtime) };
-        let failed = |error| OpenError::of(options, error);
+        let failed = |error| options.error(error);
         let version = connection.run(async |client| {
             let row = client.query_one("SELECT current_setting('server_version_num')", &[]).await?;
             Ok(row.try_get::<_, &str>(0)?.to_owned())
@@ -99,7 +99,7 @@ fn refused(options: &ConnectOptions, error: tokio_postgres::Error) -> OpenError 
         }
         _ => match PostgresError::from(error) {
             PostgresError::Away(what) => options.unreachable(&what),
-            other => OpenError::of(options, other),
+            other => options.error(other),
         },
     }
 }

@@ -17,7 +17,7 @@ const COMMIT_DURABLY: &str = "SET synchronous_commit = on";
 /// # Errors
 /// What the database acknowledges could be lost; or it only reads at the moment, which passes.
 pub fn check_durability(connection: &PostgresConnection, options: &ConnectOptions) -> Result<(), OpenError> {
-    let failed = |error: PostgresError| OpenError::of(options, error);
+    let failed = |error: PostgresError| options.error(error);
     let found = connection.run(async |client| {
         let row = client.query_one(SETTINGS, &[]).await?;
         let text = |index| row.try_get::<_, String>(index);

@@ -9,7 +9,7 @@
 use std::{thread, time::Duration};
 
 use super::{
-    super::REVISION_JUMP, connection::PostgresConnection, error::PostgresError, migrate::SCHEMA_VERSION,
+    super::REVISION_JUMP, connection::PostgresConnection, error::PostgresError, open_error::SCHEMA_VERSION,
     values::integer,
 };
 

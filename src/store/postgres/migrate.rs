@@ -1,12 +1,12 @@
 //! Makes the schema, and brings an older one up to date: one coordinator at a time, in one transaction.
 
 use super::{
-    connect_options::ConnectOptions, connection::PostgresConnection, error::PostgresError, open_error::OpenError,
+    connect_options::ConnectOptions,
+    connection::PostgresConnection,
+    error::PostgresError,
+    open_error::{OpenError, SCHEMA_VERSION},
     values::integer,
 };
-
-/// The schema's version that this program reads and writes.
-pub const SCHEMA_VERSION: i64 = 1;
 
 /// From each version to the next; the first begins with nothing.
 const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_begin.sql")];
@@ -27,7 +27,7 @@ const SET_VERSION: &str = "UPDATE sagad.writer SET schema_version = $1::bigint";
 /// # Errors
 /// The schema is another program's, or was made by a later version: nothing was changed.
 pub fn migrate(connection: &PostgresConnection, options: &ConnectOptions) -> Result<(), OpenError> {
-    let failed = |error: PostgresError| OpenError::of(options, error);
+    let failed = |error: PostgresError| options.error(error);
     match version(connection).map_err(failed)? {
         Found::Foreign => return Err(OpenError::Foreign),
         Found::Version(found) if found > SCHEMA_VERSION => return Err(OpenError::Newer { found }),

@@ -80,8 +80,8 @@ pub fn open_parts(
     clock: &Arc<dyn Clock>,
     waiting: impl FnMut(&CoordinatorName),
 ) -> Result<OpenedPostgres, OpenError> {
-    let failed = |error| OpenError::of(connect, error);
-    let connection = PostgresConnection::open(connect)?;
+    let failed = |error| connect.error(error);
+    let connection = PostgresConnection::connect(connect)?;
     check_durability(&connection, connect)?;
     migrate(&connection, connect)?;
     let epoch = wait_for_epoch(&connection, me, waiting).map_err(failed)?;

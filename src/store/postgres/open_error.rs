@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{connect_options::ConnectOptions, error::PostgresError, migrate::SCHEMA_VERSION};
+/// The schema's version that this program reads and writes.
+pub const SCHEMA_VERSION: i64 = 1;
 
 /// Why a store in PostgreSQL was not opened. Each message says what to do; nothing was changed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -79,20 +80,6 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// What an error of a statement means for the start.
-    pub(super) fn of(options: &ConnectOptions, error: PostgresError) -> Self {
-        match error {
-            PostgresError::Away(what) => options.unreachable(&what),
-            PostgresError::Damaged(what) => OpenError::Damaged(what),
-            PostgresError::Refused(what) if what.contains("(42501)") => {
-                OpenError::MissingRights { user: options.user().to_owned(), what }
-            }
-            PostgresError::Full(_) | PostgresError::NotTheWriter | PostgresError::Refused(_) => {
-                OpenError::Unusable(error.to_string())
-            }
-        }
-    }
-
     /// True if it may be otherwise in a while: the database is not there, or not yet.
     pub fn may_pass(&self) -> bool {
         matches!(self, OpenError::Unreachable { .. })

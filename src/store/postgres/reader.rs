@@ -50,7 +50,7 @@ impl ManageConnection for ReadConnections {
     type Error = super::OpenError;
 
     fn connect(&self) -> Result<PostgresConnection, Self::Error> {
-        PostgresConnection::open(&self.0)
+        PostgresConnection::connect(&self.0)
     }
 
     fn is_valid(&self, _: &mut PostgresConnection) -> Result<(), Self::Error> {

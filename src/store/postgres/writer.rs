@@ -36,8 +36,7 @@ use super::{
     encode::EncodedChanges,
     error::PostgresError,
     load,
-    migrate::SCHEMA_VERSION,
-    open_error::OpenError,
+    open_error::{OpenError, SCHEMA_VERSION},
     sql,
     statements::WriterStatements,
     values::integer,
@@ -262,9 +261,9 @@ impl PostgresWriter {
     /// # Errors
     /// The database is away, another coordinator has taken over, or it is not the same database any more.
     fn reconnect(&mut self) -> Result<i64, OpenError> {
-        let connection = PostgresConnection::open(&self.options)?;
+        let connection = PostgresConnection::connect(&self.options)?;
         check_durability(&connection, &self.options)?;
-        let failed = |error| OpenError::of(&self.options, error);
+        let failed = |error| self.options.error(error);
         // Waits for a transaction of the lost connection that still runs.
         let (epoch, turn, is_same) = connection
             .run(async |client| {

@@ -260,6 +260,24 @@ async fn p15_lost_connections_lose_nothing() {
     writer.terminate().await;
 }
 
+/// What `docs/how-to/cluster.md` shows for making a database is enough.
+#[test]
+fn the_statements_of_the_page_make_a_database() {
+    if !postgres::is_there() {
+        return;
+    }
+    let page = include_str!("../../../docs/how-to/cluster.md");
+    let block = page.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of SQL");
+    let cluster = Cluster::new();
+    let server = cluster.database.server;
+    for statement in block.lines() {
+        server.execute("postgres", statement).unwrap();
+    }
+    let store = server.url("sagad", "sagad");
+    let mut writer = Launch::on(cluster.dir.path()).args(&["--store", &store]).spawn();
+    writer.address().expect("it serves");
+}
+
 #[test]
 fn what_is_wrong_with_the_database_is_said_in_one_sentence() {
     if !postgres::is_there() {
