@@ -1,6 +1,6 @@
 //! [`PostgresConnection`]: a connection to the database, driven by the thread that uses it.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use tokio::{runtime::Runtime, time::timeout};
 use tokio_postgres::{Client, error::SqlState};
@@ -20,13 +20,16 @@ const OLDEST_SERVER: u32 = 140_000;
 const SESSION: &str = "SET search_path = sagad, pg_catalog; SET enable_seqscan = off; SET enable_hashjoin = off; \
     SET enable_mergejoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan; SET lock_timeout = '5s'; \
     SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '10s'; SET client_min_messages = warning; \
-    SET default_transaction_isolation = 'read committed'; SET DateStyle = ISO; SET tcp_user_timeout = 5000";
+    SET default_transaction_isolation = 'read committed'; SET DateStyle = ISO; SET tcp_user_timeout = 5000; \
+    SET tcp_keepalives_idle = 4; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3";
 
 /// A connection, and the runtime that it runs on.
 pub struct PostgresConnection {
     client: Client,
     /// None only while it is dropped.
     runtime: Option<Runtime>,
+    /// An answer did not come in time, so what it answers next would be that.
+    is_stuck: Cell<bool>,
 }
 
 impl Drop for PostgresConnection {
@@ -48,7 +51,7 @@ impl PostgresConnection {
             let client = connected.map_err(|_| options.unreachable("it does not answer"))?;
             client.map_err(|error| refused(options, error))
         })?;
-        let connection = PostgresConnection { client, runtime: Some(runtime) };
+        let connection = PostgresConnection { client, runtime: Some(runtime), is_stuck: Cell::new(false) };
         let failed = |error| options.error(error);
         let version = connection.run(async |client| {
             let row = client.query_one("SELECT current_setting('server_version_num')", &[]).await?;
@@ -79,12 +82,15 @@ impl PostgresConnection {
     ) -> Result<T, PostgresError> {
         let runtime = self.runtime.as_ref().expect("there until it is dropped");
         let done = runtime.block_on(async { timeout(wait, work(&self.client)).await });
-        done.unwrap_or_else(|_| Err(PostgresError::Away("the database does not answer".into())))
+        done.unwrap_or_else(|_| {
+            self.is_stuck.set(true);
+            Err(PostgresError::Away("the database does not answer".into()))
+        })
     }
 
-    /// True if nothing can be sent any more.
+    /// True if it is of no use any more.
     pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.is_stuck.get() || self.client.is_closed()
     }
 }
 
