@@ -234,21 +234,21 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_and_a_yes_are_needed() {
+    fn an_action_needs_a_reason_and_a_y() {
         let mut dialog = dialog(OperatorAction::Recover(RecoveryDecision::Unspecified));
         typed(&mut dialog, "r\n\n");
         assert_eq!(dialog.stage, DialogStage::Reason, "without a reason it does not go on");
         typed(&mut dialog, "rebooted\n");
         assert_eq!(dialog.stage, DialogStage::Confirm(String::new()));
-        assert_eq!(dialog.key(KeyCode::Enter), DialogStep::Stay, "Enter is no yes");
+        assert_eq!(dialog.key(KeyCode::Enter), DialogStep::Stay, "Enter does not confirm");
         let DialogStep::Send(sent) = dialog.key(KeyCode::Char('y')) else { panic!("it is sent") };
         assert_eq!(*sent, dialog.request());
-        assert_eq!(dialog.key(KeyCode::Char('y')), DialogStep::Stay, "and sent once");
-        assert_eq!(dialog.key(KeyCode::Esc), DialogStep::Stay, "nor left without its answer");
+        assert_eq!(dialog.key(KeyCode::Char('y')), DialogStep::Stay, "it is sent once");
+        assert_eq!(dialog.key(KeyCode::Esc), DialogStep::Stay, "Esc does not leave before the answer");
     }
 
     #[test]
-    fn taking_work_from_a_live_worker_needs_its_name() {
+    fn revoking_a_lease_needs_the_task_id_typed() {
         let mut dialog = dialog(OperatorAction::Cancel { revoke: true });
         let steps = typed(&mut dialog, "amok\ny\n");
         assert!(steps.iter().all(|step| *step == DialogStep::Stay), "y is not enough");
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_answer_is_asked_for_with_the_same_request_and_only_when_told() {
+    fn an_unknown_outcome_is_retried_with_the_same_request_and_only_after_a_y() {
         let mut dialog = dialog(OperatorAction::Cancel { revoke: false });
         let steps = typed(&mut dialog, "closed\ny");
         let Some(DialogStep::Send(first)) = steps.into_iter().next_back() else { panic!("it is sent") };
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_pasted_confirms_nothing() {
+    fn pasted_text_confirms_nothing() {
         let mut dialog = dialog(OperatorAction::Annotate);
         dialog.paste("told\ny\ny");
         assert_eq!((dialog.reason.as_str(), &dialog.stage), ("told y y", &DialogStage::Reason));
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_compensation_whose_turn_it_is_is_offered() {
+    fn waive_offers_the_next_compensation_to_run() {
         let compensation = |position, state: CompensationState| Compensation {
             position,
             state: state.into(),
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(dialog.position, "2");
         dialog.key(KeyCode::Backspace);
         typed(&mut dialog, "0\nx");
-        assert_eq!(dialog.stage, DialogStage::Position, "there is none at 0");
+        assert_eq!(dialog.stage, DialogStage::Position, "there is no compensation at 0");
         assert_eq!(
             why_impossible(OperatorAction::Waive, &saga()),
             Some("only a compensating saga has compensations to waive")

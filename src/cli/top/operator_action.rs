@@ -180,7 +180,7 @@ mod tests {
     use crate::proto::Lease;
 
     #[test]
-    fn a_decision_is_bound_to_the_lease_that_was_seen() {
+    fn a_recovery_decision_names_the_fencing_token_that_was_shown() {
         let lease = Some(Lease { fencing_token: 42, ..Lease::default() });
         let saga = ActionTarget::Saga(Box::new(Saga { task_id: "t-1".to_owned(), lease, ..Saga::default() }));
         let action = OperatorAction::Recover(RecoveryDecision::Requeue);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_takes_work_from_a_live_worker_is_hard() {
+    fn only_actions_that_revoke_a_lease_are_hard() {
         assert!(
             OperatorAction::Cancel { revoke: true }.is_hard() && OperatorAction::Quarantine { revoke: true }.is_hard()
         );

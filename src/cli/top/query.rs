@@ -117,7 +117,7 @@ mod tests {
     use crate::proto::Lease;
 
     #[test]
-    fn a_text_is_looked_for_in_what_is_shown() {
+    fn a_text_filter_searches_the_shown_fields() {
         let saga = Saga {
             task_id: "fix-7".to_owned(),
             issue: Some(4711),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_bounded() {
+    fn a_request_has_a_page_size_and_the_filter_of_its_view() {
         let mut query = Query::default();
         assert_eq!(query.request(String::new()).page_size, 200);
         query.text = "x".to_owned();

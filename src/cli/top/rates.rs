@@ -87,7 +87,7 @@ mod tests {
     use crate::client::time;
 
     #[test]
-    fn rates_are_of_the_last_stretches_and_then_none() {
+    fn rates_cover_the_latest_intervals_and_expire() {
         let mut rates = Rates::default();
         let begun = time::now();
         assert_eq!(rates.of("q", begun), None);
@@ -98,7 +98,7 @@ mod tests {
             rates.add(CountsInterval { end, length, counts: [("q".to_owned(), counts)].into() });
         }
         let now = begun + Duration::from_secs(9);
-        // Of the seconds 4 to 8: 8, 10, 12, 14, 16.
+        // The seconds 4 to 8 have the counts 8, 10, 12, 14 and 16; their mean is 12.
         assert_eq!(rates.of("q", now), Some([0.0, 0.0, 12.0, 0.0, 0.0]));
         assert_eq!(rates.of("other", now), Some([0.0; 5]));
         assert_eq!(rates.of("q", begun + Duration::from_secs(19)), None);

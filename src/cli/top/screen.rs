@@ -163,12 +163,12 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_gives_the_terminal_back() {
+    fn a_panic_restores_the_terminal() {
         let out = Shared::default();
         let taken = out.clone();
         let ended = panic::catch_unwind(panic::AssertUnwindSafe(move || {
             let _given = TerminalGuard(taken);
-            panic!("as a mistake in drawing would");
+            panic!("like a bug in drawing");
         }));
         assert!(ended.is_err());
         let written = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn control_is_no_letter() {
+    fn keys_with_control_or_alt_are_not_letters() {
         let id = Uuid::nil();
         let message = |code, modifiers| key_message(&KeyEvent::new(code, modifiers), id);
         assert_eq!(message(KeyCode::Char('c'), KeyModifiers::CONTROL), Some(Message::Terminate));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_locale_that_is_set_counts() {
+    fn the_first_nonempty_locale_decides() {
         let is = |set: &[&str]| is_utf8(set.iter().map(|locale| (*locale).to_owned()));
         assert!(is(&["en_US.UTF-8"]) && is(&["", "C.utf8"]));
         assert!(!is(&["C", "en_US.UTF-8"]) && !is(&[]) && !is(&["POSIX"]));

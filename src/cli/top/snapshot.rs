@@ -72,13 +72,13 @@ mod tests {
     use crate::client::time;
 
     #[test]
-    fn the_coordinators_time_goes_on_by_our_monotonic_clock() {
+    fn the_coordinators_time_advances_with_the_local_monotonic_clock() {
         let asked = time::now();
         let answered = asked + Duration::from_millis(20);
-        // A coordinator whose clock is years away from ours.
+        // The coordinator's clock is years away from the local one.
         let clock = ServerClock::from_answer(&prost_types::Timestamp { seconds: 100, nanos: 500_000 }, asked, answered);
         assert_eq!(clock.at(asked + Duration::from_millis(10)), 100_000_500);
         assert_eq!(clock.at(asked + Duration::from_millis(1_010)), 101_000_500);
-        assert_eq!(clock.at(asked), 100_000_500, "it never goes back behind what was told");
+        assert_eq!(clock.at(asked), 100_000_500, "it is never before the time in the answer");
     }
 }

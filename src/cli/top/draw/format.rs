@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_keep_their_width() {
+    fn durations_are_short() {
         let told = [850_000, 12_345_678, 125_000_000, 3_720_000_000, 273_600_000_000].map(short);
         assert_eq!(told, ["850ms", "12.3s", "2m 05s", "1h 02m", "3d 4h"]);
         assert_eq!(short(-5), "0ms");
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_flow_into_the_width() {
+    fn facts_wrap_at_the_width() {
         let facts = || ["aaaa", "bbbb", "cccc"].map(Span::raw).to_vec();
         let flowed = |width| flow(facts(), width, 9).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(flowed(80), ["aaaa   bbbb   cccc"]);

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_least_important_column_goes_first() {
+    fn the_least_important_column_is_hidden_first() {
         let columns = [text("TASK", 9, 40), figures("TRY", 1), text("OWNER", 5, 40)];
         let row = ["fix-7", "1", "worker-3"].map(|cell| (cell.to_owned(), Style::new())).to_vec();
         let rows = [row];
@@ -130,6 +130,6 @@ mod tests {
         assert_eq!(widths(&columns, &rows, 10), [5, 0, 0]);
         assert_eq!(widths(&columns, &rows, 3), [3, 0, 0]);
         let row = ["01a20351-8651-7485-8291-f48890a93860", "1", "worker-3"].map(|cell| (cell.to_owned(), Style::new()));
-        assert_eq!(widths(&columns, &[row.to_vec()], 20), [10, 0, 8], "the first is cut, for the second's sake");
+        assert_eq!(widths(&columns, &[row.to_vec()], 20), [10, 0, 8], "the first is cut to make room for OWNER");
     }
 }

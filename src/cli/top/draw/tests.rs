@@ -1,4 +1,4 @@
-//! Screens, drawn and read.
+//! Tests that draw screens and read their text.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// The coordinator's time, years away from ours.
+/// The coordinator's time, years before the local time.
 const SERVER_SECONDS: i64 = 1_000_000;
 
 fn stamp(seconds: i64) -> Option<prost_types::Timestamp> {
@@ -119,7 +119,7 @@ fn line_of<'a>(screen: &'a str, part: &str) -> &'a str {
 }
 
 #[test]
-fn nothing_that_can_t_be_shown_gets_onto_the_screen() {
+fn unprintable_characters_are_never_drawn() {
     let all: Vec<char> = all_unprintable().collect();
     for some in all.chunks(60) {
         let (mut model, at) = model(false);
@@ -134,16 +134,16 @@ fn nothing_that_can_t_be_shown_gets_onto_the_screen() {
             }
         });
         seen(&mut model, at, sagas.collect());
-        // Where no text is escaped beforehand.
+        // The notice is not escaped before it is drawn.
         model.notice = some.iter().collect();
         let text = screen(&model, 200, 60);
         assert_eq!(text.chars().find(|c| *c != '\n' && is_unprintable(*c)), None, "{text}");
-        assert!(text.contains("a\\"), "what is there is told: {text}");
+        assert!(text.contains("a\\"), "the characters are shown escaped: {text}");
     }
 }
 
 #[test]
-fn queues_that_the_answer_left_out_are_counted() {
+fn omitted_queues_are_counted() {
     let (mut model, at) = model(false);
     let mut snapshot = snapshot(&model, at, Vec::new());
     snapshot.stats.omitted_queues = 34_626;
@@ -175,7 +175,7 @@ fn a_wide_screen_shows_daemon_queues_and_leases() {
         assert!(text.contains(part), "{part}:\n{text}");
     }
     assert!(line_of(&text, "builds ").contains("2.0"), "four in two seconds:\n{text}");
-    assert!(line_of(&text, "tests PAUSED").contains("  0  "), "nothing:\n{text}");
+    assert!(line_of(&text, "tests PAUSED").contains("  0  "), "no events:\n{text}");
     assert!(line_of(&text, "fix-7").contains("30.0s") && line_of(&text, "fix-7").contains("worker-of-fix-7"), "{text}");
     assert!(
         line_of(&text, "fix-8").contains("running STALE") && line_of(&text, "fix-8").contains("expired 5s ago"),
@@ -184,7 +184,7 @@ fn a_wide_screen_shows_daemon_queues_and_leases() {
 }
 
 #[test]
-fn leases_count_down_between_two_looks_by_the_coordinators_clock() {
+fn leases_count_down_between_answers_by_the_coordinators_clock() {
     let (mut model, at) = model(false);
     seen(&mut model, at, vec![saga("fix-7", 30, false)]);
     model.update(at + Duration::from_secs(12), Message::Tick);
@@ -194,14 +194,14 @@ fn leases_count_down_between_two_looks_by_the_coordinators_clock() {
     model.update(at + Duration::from_secs(40), Message::FetchFailed("connection refused".to_owned()));
     let text = screen(&model, 160, 40);
     assert!(text.contains("NO ANSWER, 40.0s OLD: connection refused"), "{text}");
-    assert!(line_of(&text, "fix-7").contains("due 10.0s"), "whether it is stale, only the coordinator says:\n{text}");
+    assert!(line_of(&text, "fix-7").contains("due 10.0s"), "only the coordinator decides that it is stale:\n{text}");
     let snapshot = snapshot(&model, at + Duration::from_secs(41), Vec::new());
     model.update(at + Duration::from_secs(41), Message::Fetched(Box::new(snapshot)));
     assert!(screen(&model, 160, 40).contains("live, 0ms old"), "it answers again");
 }
 
 #[test]
-fn a_narrow_or_low_screen_shows_what_matters_most() {
+fn a_small_screen_shows_the_most_important_parts() {
     let (mut model, at) = model(false);
     seen(&mut model, at, vec![saga("fix-7", 30, false)]);
     let text = screen(&model, 60, 24);
@@ -213,7 +213,7 @@ fn a_narrow_or_low_screen_shows_what_matters_most() {
     let low = screen(&model, 60, 14);
     assert!(low.contains("READY") && !low.contains("fix-7") && low.contains("no room for sagas: Tab"), "{low}");
     press(&mut model, "\t");
-    // The sizes that terminals begin with, and half of one.
+    // Usual initial sizes of terminals, and half of one.
     let id = "01a20351-8651-7485-8291-f48890a93860";
     seen(&mut model, at, vec![saga(id, -545, true), saga("fix-7", 30, false)]);
     let text = screen(&model, 80, 24);
@@ -224,7 +224,7 @@ fn a_narrow_or_low_screen_shows_what_matters_most() {
     assert!(line_of(&text, id).contains("running STALE"), "{text}");
     assert!(text.contains("no room for QUEUE, OWNER, LEFT, TRY, CHANGED, WHAT"), "{text}");
     assert!(line_of(&screen(&model, 40, 20), "01a20351").contains("running STALE"));
-    // Nothing that a terminal can be is too small to be drawn on.
+    // Terminals of every size can be drawn.
     for (width, height) in [(1, 1), (3, 2), (20, 5), (500, 200)] {
         press(&mut model, "?");
         screen(&model, width, height);
@@ -235,7 +235,7 @@ fn a_narrow_or_low_screen_shows_what_matters_most() {
 }
 
 #[test]
-fn without_unicode_and_colours_nothing_of_either_is_sent() {
+fn without_unicode_and_colours_the_screen_is_plain_ascii() {
     let (mut model, at) = model(false);
     seen(&mut model, at, vec![saga("fix-8", -5, true)]);
     let terminal = rendered(&model, 160, 40, Theme { unicode: false, colour: false });
@@ -252,7 +252,7 @@ fn without_unicode_and_colours_nothing_of_either_is_sent() {
 }
 
 #[test]
-fn the_chosen_saga_stays_chosen_and_a_neighbour_never_takes_its_place() {
+fn the_selection_follows_its_saga_and_ends_with_it() {
     let (mut model, at) = model(false);
     seen(&mut model, at, vec![saga("a", 30, false), saga("b", 20, true), saga("c", 10, false)]);
     press(&mut model, "j");
@@ -260,7 +260,7 @@ fn the_chosen_saga_stays_chosen_and_a_neighbour_never_takes_its_place() {
     seen(&mut model, at, vec![saga("new", 9, false), saga("a", 30, false), saga("b", 20, true)]);
     assert_eq!((model.saga.name.as_deref(), model.saga.row), (Some("b"), 2));
     press(&mut model, "ss");
-    assert_eq!(model.saga.name.as_deref(), Some("b"), "whatever the order is");
+    assert_eq!(model.saga.name.as_deref(), Some("b"), "in any order");
     seen(&mut model, at, vec![saga("new", 9, false), saga("a", 30, false)]);
     assert_eq!(model.saga.name, None);
     press(&mut model, "x");
@@ -268,26 +268,26 @@ fn the_chosen_saga_stays_chosen_and_a_neighbour_never_takes_its_place() {
 }
 
 #[test]
-fn after_a_decision_the_next_row_is_chosen() {
+fn after_an_action_the_next_row_is_selected() {
     let (mut model, at) = model(false);
     let rows = |ids: &[&str]| ids.iter().map(|id| saga(id, -5, true)).collect::<Vec<_>>();
     seen(&mut model, at, rows(&["a", "b", "c"]));
     press(&mut model, "jrrrebooted\ny");
-    assert!(model.dialog.is_some(), "on its way");
+    assert!(model.dialog.is_some(), "the action is being sent");
     model.update(at, Message::Answered(ActionResult::Done("done: b is planned".to_owned())));
     seen(&mut model, at, rows(&["a", "c"]));
-    assert_eq!(model.saga.name.as_deref(), Some("c"), "that which took its place");
+    assert_eq!(model.saga.name.as_deref(), Some("c"), "the saga that is now in its row");
     press(&mut model, "rrrebooted\ny");
     model.update(at, Message::Answered(ActionResult::Done("done: c is planned".to_owned())));
     seen(&mut model, at, rows(&["a"]));
-    assert_eq!(model.saga.name.as_deref(), Some("a"), "or the last");
-    // One that goes by itself leaves nothing chosen, as ever.
+    assert_eq!(model.saga.name.as_deref(), Some("a"), "or the last row");
+    // If a saga disappears without an action, nothing is selected.
     seen(&mut model, at, rows(&["z"]));
     assert_eq!(model.saga.name, None);
 }
 
 #[test]
-fn a_verb_shows_what_it_sends_and_sends_that_once() {
+fn an_action_shows_its_request_and_sends_it_once() {
     let (mut model, at) = model(false);
     seen(&mut model, at, vec![saga("fix-8", -5, true)]);
     assert_eq!(press(&mut model, "rrrebooted\n"), []);
@@ -307,14 +307,14 @@ fn a_verb_shows_what_it_sends_and_sends_that_once() {
         "{effects:?}"
     );
     let effects = model.update(at, Message::Answered(ActionResult::Refused("it came back (NOT_STALE)".to_owned())));
-    assert!(matches!(&effects[..], [Effect::Fetch(_)]), "it looks, and sends nothing: {effects:?}");
+    assert!(matches!(&effects[..], [Effect::Fetch(_)]), "it fetches, and sends nothing: {effects:?}");
     assert!(screen(&model, 160, 40).contains("it came back (NOT_STALE)"));
     press(&mut model, "\n");
     assert!(model.dialog.is_none());
 }
 
 #[test]
-fn read_only_means_it() {
+fn read_only_refuses_every_action() {
     let (mut model, at) = model(true);
     seen(&mut model, at, vec![saga("fix-8", -5, true)]);
     for key in ["r", "c", "C", "x", "X", "w", "a", "p", "\tp"] {
@@ -325,7 +325,7 @@ fn read_only_means_it() {
 }
 
 #[test]
-fn views_filters_and_pages_ask_for_something_else() {
+fn views_filters_and_pages_change_the_query() {
     let (mut model, at) = model(false);
     let query = |effects: Vec<Effect>| match effects.into_iter().next_back() {
         Some(Effect::Fetch(query)) => query,
@@ -339,19 +339,19 @@ fn views_filters_and_pages_ask_for_something_else() {
     assert_eq!(press(&mut model, ">"), [], "there is no further page");
     let mut snapshot = snapshot(&model, at, vec![saga("a", 1, false)]);
     snapshot.page.next_page_token = "second".to_owned();
-    // An answer to an earlier question is not shown.
+    // An answer to an earlier query is not shown.
     model.update(at, Message::Fetched(Box::new(Snapshot { number: 0, ..snapshot.clone() })));
     assert!(model.snapshot.is_none());
     model.update(at, Message::Fetched(Box::new(snapshot)));
     assert_eq!(query(press(&mut model, ">")).page_token, "second");
-    // The page went empty: back to the one before.
+    // The page has become empty: top goes back to the previous one.
     let empty = Snapshot { page: ListSagasResponse::default(), ..super::tests::snapshot(&model, at, Vec::new()) };
     assert_eq!(query(model.update(at, Message::Fetched(Box::new(empty)))).page_token, "");
     assert!(model.pages.is_empty());
 }
 
 #[test]
-fn a_saga_is_looked_at_closely() {
+fn the_detail_view_shows_a_saga_with_its_history() {
     let (mut model, at) = model(false);
     let mut looked_at = saga("fix-7", 30, false);
     seen(&mut model, at, vec![looked_at.clone()]);
@@ -375,11 +375,11 @@ fn a_saga_is_looked_at_closely() {
     }
     assert!(!text.contains("second line"), "{text}");
     press(&mut model, "anoted\n");
-    assert!(screen(&model, 100, 40).contains("will send Annotate:"), "verbs are for the saga that is looked at");
+    assert!(screen(&model, 100, 40).contains("will send Annotate:"), "actions apply to the shown saga");
 }
 
 #[test]
-fn control_c_leaves_from_anywhere() {
+fn control_c_ends_top_in_every_view() {
     let (mut model, at) = model(false);
     seen(&mut model, at, vec![saga("fix-8", -5, true)]);
     for keys in ["", "?", "/abc", "r", "\u{1b}rr"] {
@@ -390,7 +390,7 @@ fn control_c_leaves_from_anywhere() {
 }
 
 #[test]
-fn whatever_numbers_a_daemon_tells_are_drawn() {
+fn extreme_numbers_from_a_daemon_are_drawn() {
     for end in [i64::MIN, i64::MIN / 1_000_000, -1, 1 << 53, i64::MAX / 1_000_000, i64::MAX] {
         let at_end = Some(prost_types::Timestamp { seconds: end, nanos: i32::MIN });
         for told in [end, SERVER_SECONDS] {
