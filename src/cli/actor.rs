@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_have_ids_that_are_valid_and_differ() {
+    fn worker_and_user_ids_are_valid() {
         let id = worker();
         assert!(id.starts_with(|c: char| c.is_ascii_alphanumeric()), "{id}");
         assert!(id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{id}");

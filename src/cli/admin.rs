@@ -285,13 +285,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clock_may_be_behind() {
+    fn a_negative_clock_offset_has_a_minus_sign() {
         assert_eq!(offset(&prost_types::Duration { seconds: -2, nanos: 0 }), "-2s");
         assert_eq!(offset(&prost_types::Duration { seconds: 0, nanos: 5_000_000 }), "5ms");
     }
 
     #[test]
-    fn bounds_are_read_at_a_glance() {
+    fn bounds_are_shown_in_readable_units() {
         let told = |value, unit: &str| bound_value(&Bound { value, unit: unit.to_owned(), ..Bound::default() });
         assert_eq!(told(86_400_000_000, "microseconds"), "1d");
         assert_eq!(told(65_536, "bytes"), "64 KiB");

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_become_the_request() {
+    fn flags_set_the_fields_of_the_request() {
         let args = parse(
             "x --task-id t --priority -5 --label a=1 --label b= --compensate branch=x --compensate dir=/a=b \
              --compensate-reason why --on-stale requeue --settle 1h30m --delay 5m",
@@ -232,12 +232,12 @@ mod tests {
     }
 
     #[test]
-    fn without_policy_flags_there_is_no_policy() {
+    fn without_policy_flags_the_request_has_no_policy() {
         assert_eq!(parse("x --task-id t").expect("valid").policy.policy(), None);
     }
 
     #[test]
-    fn many_and_one_exclude_each_other() {
+    fn from_excludes_the_flags_of_a_single_saga() {
         assert!(parse("x --from f --task-id t").is_err());
         assert!(parse("x --from f --settle 1s").is_err());
         assert!(parse("x --compensate-reason why").is_err());

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_is_written_for_each_command() {
+    fn a_manual_page_is_written_for_each_command() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         man(&ManArgs { dir: Some(dir.path().to_owned()) }, crate::cli::Cli::command()).expect("written");
         for page in ["sagad.1", "sagad-work.1", "sagad-compensate.1", "sagad-config-show.1"] {

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn people_are_told_the_facts() {
+    fn error_text_names_violations_metadata_and_retry_delay() {
         let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", "sagad", metadata("state", "running"));
         details.add_bad_request_violation("compensations[2].kind", "is empty");
         details.add_bad_request_violation("ttl", "is\u{1b}[31m negative");
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_get_one_object() {
+    fn json_errors_are_one_object() {
         let json = refused(Code::FailedPrecondition, "LEASE_HELD").json().expect("something to tell");
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(json["error"]["code"], "FAILED_PRECONDITION");
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_outcome_says_how_to_learn_it() {
+    fn only_an_unknown_outcome_suggests_repeating_the_request_id() {
         let error = CliError::from(Status::unavailable("gone")).repeatable_with("some-id");
         assert!(error.text("http://x").is_some_and(|told| told.contains("--request-id some-id")));
         let error = refused(Code::Aborted, "NOT_OWNER").repeatable_with("some-id");
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_recognised_before_parsing_only_where_it_is_ours() {
+    fn json_output_is_detected_only_in_sagads_own_flags() {
         let wants = |line: &str| wants_json(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
         assert!(wants("sagad get -o json"));
         assert!(wants("sagad --output=json get"));

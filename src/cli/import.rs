@@ -1,6 +1,7 @@
-//! `sagad create --from`: many sagas from lines of JSON, in batches. A batch is created whole or not at all; with
-//! `--request-id` its own id follows from that one and its place, so that a broken run is repeated without harm within the hour
-//! for which the coordinator knows the id. With `--skip-existing` it is continued at any time.
+//! `sagad create --from`: creates many sagas from lines of JSON, in batches. A batch is created whole or not at all.
+//! With `--request-id`, a batch's own id is derived from that id and the batch's position. So an interrupted run can be
+//! repeated and creates nothing twice, within the hour for which the coordinator remembers the ids. With
+//! `--skip-existing`, a run can be continued at any time.
 
 use std::{
     collections::HashSet,
@@ -27,28 +28,30 @@ use crate::{
     proto::{BatchCreateSagasRequest, CreateSagaRequest, GetSagaRequest},
 };
 
-/// The coordinator takes 1,000 sagas and 2 MiB at a time; the bytes stay well below that, as all of a batch waits
-/// for it.
+/// The coordinator accepts at most 1,000 sagas and 2 MiB in a batch. The limit on bytes is well below that, since no
+/// saga is created before the whole batch has arrived.
 const BATCH_SAGAS_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 3 << 19;
 
-/// A line is at most a saga of 64 KiB of payload in base64, and its other fields; beyond this it is another file.
+/// A line has a saga with at most 64 KiB of payload (in base64) and its other fields. If a line is longer than this,
+/// the file is something else.
 const LINE_BYTES_MAX: usize = 4 << 20;
 
-/// A batch that meets a busy or restarting coordinator is repeated for so long.
+/// How long a batch is retried while the coordinator is busy or restarts.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Sagas that are looked up at a time, to see which of a batch exist: enough to hide the way there and back, and no load.
+/// How many sagas are looked up at a time to find out which of a batch exist. This hides the round-trip time and puts
+/// little load on the coordinator.
 const LOOKUPS: usize = 16;
 
 /// Lines read and not sent yet.
 #[derive(Default)]
 struct ImportBatch {
     requests: Vec<CreateSagaRequest>,
-    /// The line that each came from, from 1.
+    /// The line number of each request, counted from 1.
     lines: Vec<u64>,
     bytes: usize,
-    /// The task ids among them.
+    /// The task ids of the requests.
     ids: HashSet<String>,
 }
 
@@ -65,7 +68,7 @@ impl ImportBatch {
         self.lines.push(line);
     }
 
-    /// Drops the requests for which `exists` is true, by their place; how many there were.
+    /// Drops the requests whose entry in `exists` is true; returns how many.
     fn drop_where(&mut self, exists: &[bool]) -> usize {
         let before = self.requests.len();
         let mut places = exists.iter();
@@ -81,7 +84,7 @@ fn cost(request: &CreateSagaRequest) -> usize {
     request.encoded_len() + 6
 }
 
-/// Creates what the file names.
+/// Creates the sagas in the file.
 pub async fn run(context: &Context, file: &str, request_id: Option<Uuid>, skip_existing: bool) -> Result<(), CliError> {
     let unreadable = |error: io::Error| CliError::Usage(format!("can't read {file}: {error}"));
     let (lines, length): (Lines, Option<u64>) = if file == "-" {
@@ -108,7 +111,8 @@ fn counted(sagas: usize) -> String {
 
 type Lines = Box<dyn AsyncBufRead + Unpin + Send>;
 
-/// Reads a line; false at the end. It stops reading one that is far too long, rather than fill the memory.
+/// Reads a line; false at the end of the input. It stops in a line that is far too long, so that the line doesn't fill
+/// the memory.
 async fn read_line(lines: &mut (dyn AsyncBufRead + Unpin + Send), line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     loop {
@@ -128,7 +132,7 @@ async fn read_line(lines: &mut (dyn AsyncBufRead + Unpin + Send), line: &mut Vec
     }
 }
 
-/// A bar by bytes where the length is known, on a terminal only.
+/// A progress bar by bytes, if the length is known and stderr is a terminal.
 fn progress(length: Option<u64>) -> ProgressBar {
     match length {
         Some(length) if io::stderr().is_terminal() => {
@@ -167,7 +171,7 @@ impl Import<'_> {
                 return Err(at("too long"));
             }
             let content = std::str::from_utf8(&line).map_err(|_| at("not UTF-8"))?;
-            // Editors on Windows put this mark at the head of a file; further down it is no JSON.
+            // Editors on Windows begin a file with a byte order mark. On later lines it is not valid JSON.
             let content =
                 if number == 1 { content.strip_prefix('\u{feff}').unwrap_or(content) } else { content }.trim();
             if content.is_empty() {
@@ -189,7 +193,7 @@ impl Import<'_> {
         if batch.requests.is_empty() { Ok(()) } else { self.send(batch).await }
     }
 
-    /// Creates what is in the batch; with `--skip-existing`, what of it does not exist.
+    /// Creates the sagas of the batch; with `--skip-existing`, only those that don't exist.
     async fn send(&mut self, mut batch: ImportBatch) -> Result<(), CliError> {
         while !batch.requests.is_empty() {
             let refusal = match self.create(&batch).await? {
@@ -199,7 +203,7 @@ impl Import<'_> {
             let skip = self.skip_existing && refusal.reason == "SAGA_EXISTS";
             let existing = if skip { self.existing(&batch).await? } else { Vec::new() };
             let dropped = batch.drop_where(&existing);
-            // What is refused though none of its task ids exists has the saga id of another.
+            // There is nothing to skip: the refusal has another reason, or a saga id is in use by another saga.
             if dropped == 0 {
                 return Err(self.failed(&refusal, &batch.lines));
             }
@@ -208,7 +212,7 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Which of a batch's task ids a saga has, by their place.
+    /// For each request of a batch, whether a saga with its task id exists.
     async fn existing(&self, batch: &ImportBatch) -> Result<Vec<bool>, CliError> {
         let ids = batch.requests.iter().map(|request| request.task_id.clone());
         stream::iter(ids).map(|task_id| self.exists(task_id)).buffered(LOOKUPS).try_collect().await
@@ -230,7 +234,7 @@ impl Import<'_> {
         }
     }
 
-    /// Creates all of the batch and shows it, or says why the coordinator refused.
+    /// Creates the whole batch and prints its sagas. The inner error is the coordinator's refusal.
     async fn create(&mut self, batch: &ImportBatch) -> Result<Result<(), StatusDetails>, CliError> {
         let request_id = match self.request_id {
             Some(id) => batch_id(id, self.batches),
@@ -252,11 +256,11 @@ impl Import<'_> {
         self.created += answer.sagas.len();
         let output = &self.context.output;
         let show = || answer.sagas.iter().try_for_each(|saga| output.message(saga, |saga| saga.task_id.clone()));
-        // Lines and the bar may share a terminal.
+        // The printed sagas and the bar may share a terminal.
         self.bar.suspend(show).map(Ok)
     }
 
-    /// The error with lines in place of indices, and how far it got.
+    /// The error, with line numbers instead of indices, and the number of sagas that were created before.
     fn failed(&self, refusal: &StatusDetails, lines: &[u64]) -> CliError {
         let mut refusal = refusal.clone();
         let mut named: Vec<u64> = Vec::new();
@@ -276,7 +280,7 @@ impl Import<'_> {
             (None, Some(first), Some(last)) => format!("lines {first} to {last}"),
             (None, _, _) => "the last batch".to_owned(),
         };
-        // Their place in the batch tells nobody anything.
+        // The index in the batch means nothing to the user.
         let index = refusal.metadata.remove("index");
         if refusal.metadata.get("field").is_some_and(|field| index_of(field).is_some()) {
             refusal.metadata.remove("field");
@@ -294,13 +298,13 @@ impl Import<'_> {
     }
 }
 
-/// The index in `requests[7].queue`, and what follows it.
+/// The index in `requests[7].queue`, and the text after it.
 fn index_of(field: &str) -> Option<(usize, &str)> {
     let (index, rest) = field.strip_prefix("requests[")?.split_once(']')?;
     Some((index.parse().ok()?, rest))
 }
 
-/// The id of a batch: the same for the same run and place.
+/// The id of a batch: the same if the run's `--request-id` and the batch's position are the same.
 fn batch_id(run: Uuid, place: u64) -> Uuid {
     let mut digest = Sha256::new();
     digest.update(b"sagad create --from");
@@ -337,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_ids_follow_from_the_run_and_the_place() {
+    fn batch_ids_depend_on_the_request_id_and_the_position() {
         let run = Uuid::from_u128(7);
         assert_eq!(batch_id(run, 1), batch_id(run, 1));
         assert_ne!(batch_id(run, 1), batch_id(run, 2));
@@ -345,13 +349,13 @@ mod tests {
     }
 
     #[test]
-    fn indices_become_lines() {
+    fn an_index_is_parsed_from_a_field_path() {
         assert_eq!(index_of("requests[12].compensations[0].kind"), Some((12, ".compensations[0].kind")));
         assert_eq!(index_of("queue"), None);
     }
 
     #[tokio::test]
-    async fn lines_are_read_whole_and_bounded() {
+    async fn read_line_returns_one_line_at_a_time() {
         let mut input: &[u8] = b"one\ntwo";
         let mut line = Vec::new();
         assert!(read_line(&mut input, &mut line).await.expect("readable") && line == b"one\n");

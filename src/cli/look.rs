@@ -193,7 +193,7 @@ mod tests {
     use crate::proto::StateCount;
 
     #[test]
-    fn rows_have_the_headers_columns() {
+    fn rows_have_one_cell_per_column() {
         let state = SagaState::Running.into();
         let queue = QueueStats { states: vec![StateCount { state, count: 3 }], ..QueueStats::default() };
         let row = stats_row(&queue);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_say_what_is_left_out() {
+    fn totals_count_omitted_queues() {
         let stats = GetStatsResponse { ready: 3, ..GetStatsResponse::default() };
         assert_eq!(totals(&stats), "3 ready, 0 stale, 0 waiting; revision 0, writer queue 0");
         let cut = GetStatsResponse { omitted_queues: 34_626, ..stats };

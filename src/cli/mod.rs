@@ -169,7 +169,7 @@ mod tests {
     use super::{output::OutputArg, *};
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn clap_accepts_the_definition_of_all_commands() {
         Cli::command().debug_assert();
     }
 
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn global_flags_go_before_or_after_the_command() {
+    fn global_flags_are_accepted_before_and_after_the_command() {
         for line in ["sagad -o json --timeout 1m30s get t-1", "sagad get t-1 --timeout 90s -ojson"] {
             let cli = Cli::try_parse_from(line.split(' ')).expect("both places are fine");
             assert_eq!(cli.global.timeout, Duration::from_secs(90));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_is_told() {
+    fn wrong_usage_is_refused() {
         for line in [
             "sagad",
             "sagad get",

@@ -1,8 +1,8 @@
-//! Messages to people on stderr, written by a thread of their own, so that no command waits for whoever reads them.
+//! Writes messages to stderr on a separate thread, so that no command waits for the reader of stderr.
 //!
-//! A pipe that nobody reads, or a terminal stopped by Ctrl-S, blocks whoever writes to it. A worker that waited there would send
-//! no heartbeats and lose its leases. So a message goes into a bounded queue, and only the queue's thread may block. What does
-//! not fit is dropped, and the next message that gets out says how many were.
+//! A pipe that nobody reads, or a terminal stopped by Ctrl-S, blocks a thread that writes to it. A worker that waited
+//! there would send no heartbeats and lose its leases. So messages go into a bounded queue, and only the queue's thread
+//! can block. Messages that don't fit are dropped; a line before the next message says how many were.
 
 use std::{
     collections::VecDeque,
@@ -15,34 +15,34 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::domain::characters::printable_lines;
 
-/// How much text waits for a reader: some thousand lines, more than anybody reads afterwards.
+/// How much text can wait to be written: some thousand lines, more than anybody reads afterwards.
 const QUEUE_BYTES: usize = 256 << 10;
 
-/// What a waiting message costs besides its text, so that empty ones are bounded too.
+/// What a waiting message counts in addition to its text, so that the number of empty messages is bounded too.
 const MESSAGE_BYTES: usize = 64;
 
-/// How long a command that nothing must hold up waits at its end for its messages to be read.
+/// How long a command that must end soon waits at its end for its messages to be written.
 pub const LAST_WAIT: Duration = Duration::from_secs(1);
 
-/// Tells people something, in the form `sagad: …`. Never blocks.
+/// Prints a message in the form `sagad: …`. Never blocks.
 pub fn notice(text: &str) {
     line(&format!("sagad: {text}"));
 }
 
-/// Tells what is formatted already, in one line or several. Never blocks. What can't be shown is escaped as in a text, so JSON
-/// has to come without it.
+/// Prints one or several lines that are formatted already. Never blocks. Unprintable characters are escaped as in text,
+/// so JSON must not contain any.
 pub fn line(text: &str) {
     shared().push(format!("{}\n", printable_lines(text)));
 }
 
-/// Waits until all messages are written, at most for `limit`; without one, for as long as it takes.
+/// Waits until all messages are written, for at most `limit` if there is one.
 pub fn finish(limit: Option<Duration>) {
     if let Some(queue) = QUEUE.get() {
         queue.wait_written(limit);
     }
 }
 
-/// The process' one queue. The first message starts its thread.
+/// The process's only queue. The first message starts its thread.
 static QUEUE: OnceLock<NoticeQueue> = OnceLock::new();
 
 fn shared() -> &'static NoticeQueue {
@@ -53,7 +53,7 @@ fn shared() -> &'static NoticeQueue {
     });
     if first {
         let writer = || queue.write_to(io::stderr());
-        // Where no thread can be started there is nobody to write: messages are dropped rather than waited for.
+        // Without a thread no message would be written, so messages are dropped.
         if std::thread::Builder::new().name("notices".to_owned()).spawn(writer).is_err() {
             queue.state.lock().closed = true;
         }
@@ -72,17 +72,17 @@ struct NoticeQueue {
 struct State {
     waiting: VecDeque<Notice>,
     bytes: usize,
-    /// How many were dropped since the last message that was taken in.
+    /// How many messages were dropped since the last one that was queued.
     dropped: u64,
-    /// Whether the thread is writing one that it has taken out of the queue.
+    /// True while the thread writes a message that it has taken from the queue.
     writing: bool,
-    /// Whether there is no thread.
+    /// True if the thread could not be started.
     closed: bool,
 }
 
 #[derive(Debug)]
 struct Notice {
-    /// How many were dropped between the message before and this one.
+    /// How many messages were dropped between the previous one and this one.
     dropped_before: u64,
     text: String,
 }
@@ -101,20 +101,21 @@ impl NoticeQueue {
         self.added.notify_one();
     }
 
-    /// Writes messages for ever, in their order.
+    /// Writes messages in order, and never returns.
     fn write_to(&self, mut out: impl Write) {
         loop {
             let Notice { dropped_before, text } = self.take();
             if dropped_before > 0 {
                 out.write_all(dropped_line(dropped_before).as_bytes()).ok();
             }
-            // There is nowhere left to complain about stderr.
+            // An error of stderr can't be reported anywhere.
             out.write_all(text.as_bytes()).ok();
             out.flush().ok();
         }
     }
 
-    /// The next message. When the last is written and some were dropped behind it, that is the message.
+    /// Waits for the next message. If the queue is empty and messages were dropped after the last one, it is a notice
+    /// without text that only has their number.
     fn take(&self) -> Notice {
         let mut state = self.state.lock();
         state.writing = false;
@@ -160,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// A reader that takes a line only when it is told to.
+    /// A reader that takes a line only after a message on `go`.
     struct Slow {
         go: Receiver<()>,
         lines: Sender<String>,
@@ -186,13 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_counted_where_it_is_missing() {
+    fn dropped_messages_are_counted_where_they_are_missing() {
         let (queue, go, read) = start();
         let long = "x".repeat(QUEUE_BYTES / 4);
         for _ in 0..10 {
             queue.push(long.clone());
         }
-        // Nobody has read anything, and we are here. Three or four are kept, as the thread may have taken one already.
+        // The wait ends though nothing was read. Three messages are queued, and the thread may have taken a fourth.
         queue.wait_written(Some(Duration::from_millis(50)));
         let mut kept = 0;
         let dropped = loop {
@@ -206,17 +207,17 @@ mod tests {
         assert!((3..=4).contains(&kept), "{kept}");
         assert_eq!(dropped, format!("sagad: {} messages were dropped here, because nobody read stderr\n", 10 - kept));
         queue.push("later\n".to_owned());
-        // The message about what was dropped has no text of its own.
+        // The notice with the number of dropped messages has no text besides that line.
         go.send(()).expect("it writes");
         assert_eq!(read.recv().expect("it is written"), "later\n");
         queue.wait_written(None);
     }
 
     #[test]
-    fn waiting_at_the_end_is_bounded() {
+    fn the_wait_for_a_reader_is_bounded() {
         let (queue, _go, _read) = start();
         queue.push("one\n".to_owned());
         queue.wait_written(Some(Duration::from_millis(50)));
-        assert!(queue.state.lock().writing, "it still waits for its reader");
+        assert!(queue.state.lock().writing, "the thread still waits for its reader");
     }
 }

@@ -1,4 +1,4 @@
-//! Standard output: tables and sentences for people, proto3 JSON for programs, one object a line.
+//! Writes to standard output: tables and sentences for people, or proto3 JSON for programs, one object per line.
 
 use std::{
     env,
@@ -20,44 +20,45 @@ pub use super::{
 };
 use crate::domain::characters;
 
-/// A terminal that says it is narrower than this does not know its width, or is better off with whole lines.
+/// If a terminal reports a smaller width than this, the width is ignored: it is wrong, or whole lines are easier to
+/// read.
 const WIDTH_MIN: u16 = 40;
 
 /// A terminal with fewer columns than this is narrow: a line of a history with a short reason does not fit.
 const NARROW: u16 = 110;
 
-/// What is left of the last column where the others leave it no room: enough to say something.
+/// The width that the last column keeps when the others need the room.
 const LAST_COLUMN_MIN: u16 = 10;
 
 /// The columns of a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Columns {
-    /// Their headings.
+    /// The headings, from left to right.
     pub names: &'static [&'static str],
-    /// Those that a narrow terminal does without, the first to go first.
+    /// The columns that a narrow terminal can omit, in the order in which they are omitted.
     pub spare: &'static [&'static str],
 }
 
 /// A part of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinePart {
-    /// What it says.
+    /// The text.
     pub text: String,
-    /// If a narrow terminal can do without it: when it goes, the lowest first, and what it is called.
+    /// Set if a narrow terminal can omit this part: the order of omission (the lowest first) and the part's name.
     pub spare: Option<(u8, &'static str)>,
 }
 
-/// A cell of a table. Whatever it holds, nothing reaches the terminal that can't be shown.
+/// A cell of a table. Unprintable characters are escaped before they reach the terminal.
 #[derive(Clone, Debug)]
 pub struct Cell(comfy_table::Cell);
 
 impl Cell {
-    /// A cell with this in it.
+    /// A cell with this text.
     pub fn new(content: impl ToString) -> Self {
         Cell(comfy_table::Cell::new(text::printable(&content.to_string())))
     }
 
-    /// What is shown.
+    /// The text that is shown.
     #[cfg(test)]
     pub fn content(&self) -> String {
         self.0.content()
@@ -73,20 +74,22 @@ impl Cell {
 pub enum CommandKind {
     /// It only shows something. When the reader has gone (`sagad list | head`), it ends with exit code 0.
     Query,
-    /// Its exit code is an answer as well, so it goes on without its reader and ends with that code.
+    /// Its exit code is part of the result. If its output can't be written, it still runs to the end and returns that
+    /// code.
     Check,
-    /// It changes something. It goes on without its reader until all is done, and then fails: nobody got the result.
+    /// It changes something. If its output can't be written, it still does all its work. Then it fails, because the
+    /// result was lost.
     Change,
 }
 
 /// Results that could not be written.
 #[derive(Clone, Debug)]
 struct LostOutput {
-    /// Why.
+    /// Why the first write failed; empty if the reader of a check closed the pipe.
     error: String,
-    /// The first of them in words, where it has any.
+    /// A description of the first lost result; can be empty.
     first: String,
-    /// How many there were.
+    /// The number of lost results.
     results: u64,
 }
 
@@ -95,17 +98,17 @@ struct LostOutput {
 pub struct Output {
     format: Format,
     kind: CommandKind,
-    /// What could not be written; from then on nothing is.
+    /// The results that could not be written. After the first of them, nothing more is written.
     lost: Arc<Mutex<Option<LostOutput>>>,
-    /// What was left out for lack of room.
+    /// The columns and parts that were omitted because there was no room.
     hidden: Arc<Mutex<Vec<&'static str>>>,
-    /// A terminal's columns, where they are known.
+    /// The terminal's width in columns, if it is known.
     width: Option<u16>,
     colour: bool,
 }
 
 impl Output {
-    /// Standard output in this form. Colours only on a terminal, and never with `NO_COLOR` set.
+    /// Standard output in this format. Colours are used only on a terminal, and never with `NO_COLOR`.
     pub fn new(form: OutputArg, kind: CommandKind) -> Self {
         let terminal = io::stdout().is_terminal();
         let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -126,17 +129,17 @@ impl Output {
         Output { kind, ..self.clone() }
     }
 
-    /// The form.
+    /// The format.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// A terminal's columns, where they are known.
+    /// The terminal's width in columns, if it is known.
     pub fn width(&self) -> Option<u16> {
         self.width
     }
 
-    /// A message: as JSON, or as the text that `text` makes of it.
+    /// Prints a message as JSON, or as the text that `text` makes of it.
     pub fn message<M: Named>(&self, message: &M, text: impl FnOnce(&M) -> String) -> Result<(), CliError> {
         let line = match self.format {
             Format::Json => json::render(message)?,
@@ -145,7 +148,7 @@ impl Output {
         self.write(&line, |_| text::multiline(&text(message)))
     }
 
-    /// Messages: as JSON one a line, or as one table, with its header or as a further page.
+    /// Prints messages as JSON, one per line, or as a table: the first page with a header, further pages without.
     pub fn rows<M: Named>(
         &self,
         messages: &[M],
@@ -159,8 +162,8 @@ impl Output {
         }
     }
 
-    /// A message: as JSON, or as one line, from which a narrow terminal leaves out what it can do without.
-    /// `parts` is told whether the terminal is narrow; a spare part that it leaves empty then counts as left out.
+    /// Prints a message as JSON, or as one line; on a narrow terminal without the spare parts that don't fit. `parts`
+    /// is called with true if the terminal is narrow; a spare part that it then leaves empty counts as omitted.
     pub fn parts<M: Named>(&self, message: &M, parts: impl FnOnce(&M, bool) -> Vec<LinePart>) -> Result<(), CliError> {
         match self.format {
             Format::Json => self.line(&json::render(message)?),
@@ -171,7 +174,7 @@ impl Output {
         }
     }
 
-    /// The parts in one line that fits; at last its end is cut.
+    /// Joins the parts to a line that fits. It omits spare parts first and then cuts the end.
     fn fitted(&self, mut parts: Vec<LinePart>) -> String {
         let join = |parts: &[LinePart]| parts.iter().map(|part| part.text.as_str()).collect::<Vec<_>>().join("  ");
         let Some(width) = self.width.map(usize::from) else { return join(&parts).trim_end().to_owned() };
@@ -195,8 +198,8 @@ impl Output {
         }
     }
 
-    /// A table for people, without the columns that a narrow terminal has no room for. What is left out of one page is left
-    /// out of those that follow.
+    /// Prints a table without the columns for which a narrow terminal has no room. A column that one page omits is
+    /// omitted from the following pages too.
     pub fn tabulate_what_fits<T>(
         &self,
         items: &[T],
@@ -210,7 +213,7 @@ impl Output {
             all.add_rows(rows.iter().map(|row| Row::from(row.iter().map(|cell| cell.0.clone()))));
             let widths = all.column_max_content_widths();
             let last = columns.names.len().saturating_sub(1);
-            // Each with the gap behind it; the last can be cut.
+            // The width includes the gap after the column. The last column can be cut.
             let needed = |index: usize| match usize::from(widths.get(index).copied().unwrap_or(0)) {
                 width if index == last => width.min(usize::from(LAST_COLUMN_MIN)),
                 width => width + 2,
@@ -234,7 +237,7 @@ impl Output {
         })
     }
 
-    /// A table for people, whatever the form is.
+    /// Prints a table in each format.
     pub fn tabulate<T>(
         &self,
         items: &[T],
@@ -250,11 +253,11 @@ impl Output {
             table.add_row(row);
         }
         self.lay_out(&mut table);
-        // Its cells are escaped; what is left are colours.
+        // The cells are escaped already, so all control sequences in the table are colours.
         self.write(&trimmed(&table), |_| String::new())
     }
 
-    /// A line, or a text of several, out at once: whoever follows a stream sees it when it happens.
+    /// Prints one or several lines and flushes them, so that the reader of a stream sees them at once.
     pub fn line(&self, line: &str) -> Result<(), CliError> {
         let line = match self.format {
             Format::Json => characters::json(line),
@@ -263,7 +266,7 @@ impl Output {
         self.write(&line, |_| String::new())
     }
 
-    /// Writes a line. `words` says what it was about to people who will not see it.
+    /// Writes a line. If that fails, `words` describes the line for the error message.
     fn write(&self, line: &str, words: impl FnOnce(&str) -> String) -> Result<(), CliError> {
         let mut lost = self.lost.lock();
         if let Some(lost) = &mut *lost {
@@ -276,7 +279,7 @@ impl Output {
             CommandKind::Query if error.kind() == io::ErrorKind::BrokenPipe => Err(CliError::ClosedPipe),
             CommandKind::Query => Err(CliError::Failed(unwritten(&error.to_string()))),
             CommandKind::Check | CommandKind::Change => {
-                // A reader that has seen enough of a check still gets its exit code.
+                // If a check's reader closes the pipe, the check still returns its exit code.
                 let closed = self.kind == CommandKind::Check && error.kind() == io::ErrorKind::BrokenPipe;
                 let error = if closed { String::new() } else { error.to_string() };
                 *lost = Some(LostOutput { error, first: words(line), results: 1 });
@@ -285,10 +288,10 @@ impl Output {
         }
     }
 
-    /// How the command ends: one that did all it was asked for fails if its result could not be written.
+    /// The command's result: a command that succeeded fails if its output could not be written.
     ///
     /// # Errors
-    /// The command's own, or that its result was lost.
+    /// The command's own error, or that its output was lost.
     pub fn finish(&self, result: Result<(), CliError>) -> Result<(), CliError> {
         let hidden = self.hidden.lock();
         if !hidden.is_empty() {
@@ -310,8 +313,8 @@ impl Output {
         }
     }
 
-    /// Columns without a margin on the left. On a terminal the last one is cut short where the line would be too
-    /// long, and no other: ids are there to be copied. Elsewhere rows stay whole, for `grep` and `awk`.
+    /// Removes the margin on the left. On a terminal, only the last column is cut if the line is too long: the ids in
+    /// the others can be copied. Elsewhere rows stay whole, for `grep` and `awk`.
     fn lay_out(&self, table: &mut Table) {
         let last = table.column_count().saturating_sub(1);
         for (index, column) in table.column_iter_mut().enumerate() {
@@ -343,22 +346,22 @@ impl Output {
     }
 }
 
-/// The table without blanks at the ends of its lines.
+/// The table's text without blanks at the ends of its lines.
 fn trimmed(table: &Table) -> String {
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// A cell that stands out: red for what needs a person.
+/// A red cell: something needs a person.
 pub fn alarming(text: String) -> Cell {
     Cell::new(text).fg(Color::Red)
 }
 
-/// A cell in green: all is well.
+/// A green cell: all is well.
 pub fn fine(text: String) -> Cell {
     Cell::new(text).fg(Color::Green)
 }
 
-/// A cell in yellow: something is under way.
+/// A yellow cell: something is in progress.
 pub fn busy(text: String) -> Cell {
     Cell::new(text).fg(Color::Yellow)
 }
@@ -383,12 +386,12 @@ mod tests {
     }
 
     #[test]
-    fn columns_align_by_width_and_not_by_bytes() {
+    fn columns_align_by_display_width_not_bytes() {
         assert_eq!(laid_out(None, &[["猫", "x"], ["größe", "y"]]), "A      B\n猫     x\ngröße  y");
     }
 
     #[test]
-    fn a_narrow_terminal_does_without_what_it_can() {
+    fn a_narrow_terminal_omits_spare_parts_and_names_them() {
         let part = |text: &str, spare| LinePart { text: text.to_owned(), spare };
         let parts = vec![
             part("created", None),

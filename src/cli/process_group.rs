@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zombies_and_other_groups_are_no_living_members() {
+    fn zombies_and_other_groups_are_not_living_members() {
         let group = Pid::from_raw(42).expect("a number");
         assert!(is_living_member("7 (a (b) c) S 1 42 42 0 -1", group));
         assert!(!is_living_member("7 (sh) Z 1 42 42 0 -1", group));

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_found_as_the_system_finds_them() {
+    fn programs_are_found_by_path_or_in_the_search_path() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = |name: &str, mode| {
             let path = directory.path().join(name);

@@ -1,5 +1,5 @@
-//! Anything at all, as a command line: no parser of a value panics, each that refuses says which flag it is about, and what
-//! it lets in is what was written.
+//! Property tests of the command line: no value makes a parser panic, an error names the flag that it is about, and an
+//! accepted value is parsed unchanged.
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt, sync::LazyLock, time::Duration};
 
@@ -27,7 +27,7 @@ fn collect(command: &Command, words: &[String], found: &mut Vec<(Vec<String>, St
     }
 }
 
-/// What people write, and what nobody does.
+/// Values that people write, and arbitrary ones.
 fn value() -> impl Strategy<Value = String> {
     let numbers = any::<i128>().prop_map(|number| number.to_string());
     prop_oneof![".{0,40}", "[0-9]{0,25}[a-zA-Zµ]{0,6}", "[a-z]{0,8}=.{0,10}", "[-+0-9.e]{1,12}", numbers, "x{5000}"]
@@ -35,7 +35,7 @@ fn value() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn p12_every_flag_takes_or_refuses_any_value(which: Index, value in value()) {
+    fn p12_every_flag_accepts_or_refuses_any_value(which: Index, value in value()) {
         let (words, flag) = which.get(&FLAGS);
         let given = format!("--{flag}={value}");
         if let Err(error) = Cli::try_parse_from(words.iter().chain([&given])) {
@@ -44,14 +44,14 @@ proptest! {
                 ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
                     prop_assert!(text.contains(&format!("--{flag}")), "{words:?} {given}: {text}");
                 }
-                // What else the command needs was not said.
+                // Other arguments that the command requires are missing.
                 _ => prop_assert!(!text.is_empty()),
             }
         }
     }
 
     #[test]
-    fn p12_no_words_make_a_command_line_panic(which: Index, words in prop::collection::vec(value(), 0..6)) {
+    fn p12_no_arguments_make_the_parser_panic(which: Index, words in prop::collection::vec(value(), 0..6)) {
         let (command, _) = which.get(&FLAGS);
         if let Err(error) = Cli::try_parse_from(command.iter().chain(&words)) {
             prop_assert!(!error.to_string().is_empty());
@@ -59,7 +59,7 @@ proptest! {
     }
 
     #[test]
-    fn p12_values_are_read_as_they_are_written(value in value()) {
+    fn p12_accepted_values_are_parsed_unchanged(value in value()) {
         if let Ok((key, rest)) = args::key_value(&value) {
             prop_assert!(!key.is_empty() && !key.contains('='));
             prop_assert_eq!(format!("{key}={rest}"), value.clone());
@@ -76,7 +76,7 @@ proptest! {
     }
 
     #[test]
-    fn p12_lengths_are_read_back(seconds in 0..3_000_000_000_u64, nanos in 0..1_000_000_000_u32) {
+    fn p12_formatted_durations_parse_to_the_same_value(seconds in 0..3_000_000_000_u64, nanos in 0..1_000_000_000_u32) {
         let length = std::time::Duration::new(seconds, nanos);
         prop_assert_eq!(args::duration(&humantime::format_duration(length).to_string()), Ok(length));
     }
@@ -89,18 +89,18 @@ proptest! {
     }
 
     #[test]
-    fn p12_an_address_is_taken_or_named(address in prop_oneof![".{0,40}", "http://[a-z0-9.:@/?%\\[\\]-]{0,30}"]) {
+    fn p12_an_address_is_accepted_or_named_in_the_error(address in prop_oneof![".{0,40}", "http://[a-z0-9.:@/?%\\[\\]-]{0,30}"]) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let _inside = runtime.enter();
         if let Err(error) = Client::new(&address, std::time::Duration::from_secs(1)) {
-            // One with a user or a password in it is not quoted.
+            // An address with a user or a password is not quoted.
             let is_secret = matches!(error, ConnectError::UserInfo) && address.contains('@');
             prop_assert!(is_secret != error.to_string().contains(&address));
         }
     }
 }
 
-/// What each command needs besides the flag that is tried.
+/// The arguments that each command requires besides the flag under test.
 const NEEDS: &[(&str, &str)] = &[
     ("serve", ""),
     ("create", ""),
@@ -148,7 +148,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("man", ""),
 ];
 
-/// Those that are parsed and not run here: they write files, print, start programs or take longer.
+/// Commands that are only parsed here and not run: they write files, print, start programs or take longer.
 const PARSED_ONLY: &[&str] = &[
     "serve",
     "work",
@@ -165,7 +165,7 @@ const PARSED_ONLY: &[&str] = &[
     "man",
 ];
 
-/// What no flag is made for.
+/// Values that no flag expects.
 fn hostile() -> Vec<OsString> {
     let texts = [
         "",
@@ -211,8 +211,8 @@ fn hostile() -> Vec<OsString> {
     values
 }
 
-/// Every flag with a value, and every positional argument, of every command: parsed, and run as far as to a coordinator
-/// that is not there.
+/// Tries each hostile value with every flag and positional argument of every command. A command that can be parsed is
+/// run against a coordinator that doesn't exist.
 #[test]
 fn p12_no_value_of_any_argument_of_any_command_panics() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -223,7 +223,7 @@ fn p12_no_value_of_any_argument_of_any_command_panics() {
     for (words, needs) in NEEDS {
         let inner = words.split(' ').fold(&command, |command, word| command.find_subcommand(word).expect("a command"));
         for argument in inner.get_arguments().filter(|argument| argument.get_action().takes_values()) {
-            // Those of all commands need not be tried with each.
+            // Global flags are tried with three commands only.
             if argument.is_global_set() && !["create", "list", "claim-next"].contains(words) {
                 continue;
             }
@@ -250,7 +250,8 @@ fn p12_no_value_of_any_argument_of_any_command_panics() {
                     continue;
                 }
                 run += 1;
-                // It fails, or has nothing to do (`--limit 0`), or is still asking, and has got past all that could panic.
+                // The command fails, has nothing to do (`--limit 0`) or still retries. By then all code that could
+                // panic has run.
                 let call =
                     async { tokio::time::timeout(Duration::from_millis(500), dispatch(cli.global, client)).await };
                 drop(runtime.block_on(call));
@@ -261,7 +262,7 @@ fn p12_no_value_of_any_argument_of_any_command_panics() {
 }
 
 #[test]
-fn every_command_has_its_needs() {
+fn every_command_parses_with_its_needs() {
     let named: Vec<&str> = NEEDS.iter().filter_map(|(words, _)| words.split(' ').next()).collect();
     for command in Cli::command().get_subcommands() {
         assert!(named.contains(&command.get_name()), "{}", command.get_name());
@@ -273,7 +274,7 @@ fn every_command_has_its_needs() {
 }
 
 #[test]
-fn every_command_is_tried() {
+fn flags_of_all_commands_are_tried() {
     for command in ["create", "claim", "serve", "purge", "list", "work", "watch"] {
         assert!(FLAGS.iter().any(|(words, _)| words.contains(&command.to_owned())), "{command}");
     }

@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_payload_is_a_file_that_goes_away() {
+    fn the_payload_file_is_private_and_removed() {
         let files = CommandFiles::new(b"payload", b"half").expect("there is room");
         let path = files.payload();
         assert_eq!(fs::read(&path).expect("it is there"), b"payload");
@@ -311,14 +311,14 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_no_program_can_have_is_named() {
+    fn a_variable_with_a_nul_character_is_named() {
         let environment = |branch: &str| vec![("SAGAD_TASK_ID", "t".into()), ("SAGAD_BRANCH", branch.into())];
         assert_eq!(unpassable(&environment("fix-7")), None);
         assert!(unpassable(&environment("fix\0-7")).is_some_and(|told| told.starts_with("its branch holds a NUL")));
     }
 
     #[test]
-    fn ends_are_read() {
+    fn the_supervisors_end_message_is_parsed() {
         let ended = parse_ended("ended 768 0 1").expect("an end");
         assert_eq!(describe(ended.status), "exit code 3");
         assert!(ended.leftovers && !ended.by_deadline);

@@ -332,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_none_of_its_arguments_is_no_supervisor() {
+    fn only_the_supervisors_own_arguments_start_it() {
         let arguments = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         assert!(run(&arguments("sagad work --queue q -- __supervise")).is_none());
         assert!(run(&arguments("sagad")).is_none());
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_read() {
+    fn worker_messages_are_parsed() {
         assert_eq!(parse_message(b"until 5\n"), Some(WorkerMessage::Until(Moment::from_micros(5))));
         assert_eq!(parse_message(b"end 0\n"), Some(WorkerMessage::End(Moment::from_micros(0))));
         for wrong in ["", "end", "end x", "stop 5", "until -1"] {

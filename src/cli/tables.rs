@@ -1,4 +1,4 @@
-//! How sagas and their events look to people: rows of a list, one saga in full, one line about a change.
+//! Sagas and their events as text: rows of a list, a saga in full, a line about a change.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -36,7 +36,7 @@ pub fn saga_row(saga: &Saga) -> Vec<Cell> {
     ]
 }
 
-/// Who holds it, or for whom it is reserved; empty: nobody.
+/// The owner of its lease, or the assignee for whom it is reserved; empty if there is neither.
 pub fn owner(saga: &Saga) -> &str {
     match (held(saga), saga.state()) {
         (_, SagaState::Dispatched) => &saga.assignee,
@@ -45,7 +45,7 @@ pub fn owner(saga: &Saga) -> &str {
     }
 }
 
-/// The lease, unless it can be seen to have ended: a saga shows its last one as well.
+/// The lease, unless the saga's state shows that it has ended: a saga keeps its last lease.
 pub fn held(saga: &Saga) -> Option<&Lease> {
     let held = |lease: &&Lease| match saga.state() {
         SagaState::Running => true,
@@ -61,14 +61,14 @@ pub fn held(saga: &Saga) -> Option<&Lease> {
     saga.lease.as_ref().filter(held)
 }
 
-/// Why it ended, where that is more than the state's name, which stands in for a reason that was not given.
+/// The reason why it ended. If none was given, the field has the state's name, which is not shown.
 fn reason(saga: &Saga) -> Option<&str> {
     let reason = saga.terminal_reason.as_str();
     let given = !reason.is_empty() && !reason.eq_ignore_ascii_case(state_name(saga.state()));
     given.then_some(reason)
 }
 
-/// What a saga is about, or why it ended.
+/// What a saga is about (its issue and branch), and why it failed or was quarantined.
 pub fn subject(saga: &Saga) -> String {
     let mut parts = Vec::new();
     if matches!(saga.state(), SagaState::Quarantined | SagaState::Failed) {
@@ -82,7 +82,7 @@ pub fn subject(saga: &Saga) -> String {
     parts.join(" ")
 }
 
-/// The state, and what is remarkable about it.
+/// The state, with STALE, GRACE or CANCEL if one of them applies.
 pub fn state_text(saga: &Saga) -> String {
     let mut text = state_name(saga.state()).to_owned();
     if saga.stale {
@@ -108,7 +108,7 @@ fn state_cell(saga: &Saga) -> Cell {
     }
 }
 
-/// One line about a saga, for the answer to a change.
+/// One line about a saga, printed after a change.
 pub fn summary(saga: &Saga) -> String {
     let mut line = format!("{}  {}  queue {}", printable(&saga.task_id), state_text(saga), printable(&saga.queue));
     if let Some(lease) = held(saga) {
@@ -128,17 +128,17 @@ fn reservation(saga: &Saga) -> String {
     format!("reserved for {} until {until}", printable(&saga.assignee))
 }
 
-/// When a lease counts as expired; an older coordinator does not tell the grace.
+/// When a lease counts as expired. The answer of an older coordinator doesn't include the grace.
 fn ends(lease: &Lease) -> Option<&prost_types::Timestamp> {
     lease.effective_expire_time.as_ref().or(lease.expire_time.as_ref())
 }
 
-/// Whether a lease stands beyond its expiry, since the coordinator was away.
+/// True if a lease is held beyond its expire time, because the coordinator was away.
 fn has_grace(lease: &Lease) -> bool {
     lease.standing() == LeaseStanding::Held && ends(lease) != lease.expire_time.as_ref()
 }
 
-/// Whose a lease is, and until when.
+/// A lease's owner, purpose, token and expire time.
 pub fn lease_line(lease: &Lease) -> String {
     let time = |time: Option<&prost_types::Timestamp>| time.map_or_else(|| "-".to_owned(), when);
     let expires = match lease.standing() {
@@ -155,7 +155,7 @@ pub fn lease_line(lease: &Lease) -> String {
     line
 }
 
-/// Whose a lease is, for what, and its token.
+/// A lease's owner, purpose and token.
 pub fn holder(lease: &Lease) -> String {
     let purpose = match lease.purpose() {
         LeasePurpose::Compensate => " to compensate",
@@ -164,12 +164,12 @@ pub fn holder(lease: &Lease) -> String {
     format!("{}{purpose}, token {}", printable(&lease.owner_id), lease.fencing_token)
 }
 
-/// Names and values, one a line, values aligned, empty ones left out.
+/// Lines with a name and a value each. The values are aligned; empty ones are omitted.
 #[derive(Default)]
 pub struct NamedValues(String);
 
 impl NamedValues {
-    /// Adds a fact unless it is empty.
+    /// Adds a line unless the value is empty.
     pub fn add(&mut self, name: &str, value: impl AsRef<str>) -> &mut Self {
         let value = value.as_ref();
         if !value.is_empty() {
@@ -231,7 +231,7 @@ pub fn saga_in_full(saga: &Saga) -> String {
 fn lease_fact(saga: &Saga) -> String {
     match (&saga.lease, held(saga)) {
         (Some(_), Some(lease)) => lease_line(lease),
-        // When it would have expired is of no interest any more.
+        // After the end, the expire time doesn't matter.
         (Some(lease), None) => match lease.standing() {
             LeaseStanding::EndedByHolder => format!("{}, ended by its holder", holder(lease)),
             LeaseStanding::EndedByOther => format!("{}, taken from its holder", holder(lease)),
@@ -278,7 +278,7 @@ fn compensation_line(compensation: &Compensation) -> String {
     line
 }
 
-/// What differs from the coordinator's defaults; the most important of these where nothing does.
+/// The settings that differ from the coordinator's defaults; if none does, the most important defaults.
 pub fn policy_line(policy: &Policy) -> String {
     const DAY_SECONDS: u64 = 86_400;
     let stale = word(policy.on_stale().as_str_name(), "STALE_ACTION_");
@@ -304,7 +304,7 @@ pub fn policy_line(policy: &Policy) -> String {
     if own.is_empty() { "default: on-stale hold, on-failure fail, max-attempts 1".to_owned() } else { own.join(", ") }
 }
 
-/// The word for a kind of event.
+/// The name of an event's type.
 pub fn event_name(event: &SagaEvent) -> String {
     match event.r#type() {
         EventType::Unspecified => format!("event-{}", event.r#type),
@@ -312,20 +312,20 @@ pub fn event_name(event: &SagaEvent) -> String {
     }
 }
 
-/// One event in a line of its saga's history.
+/// An event as a line of its saga's history.
 pub fn history_line(event: &SagaEvent) -> String {
     let parts: Vec<String> = history_parts(event, false).into_iter().map(|part| part.text).collect();
     parts.join("  ").trim_end().to_owned()
 }
 
-/// One event in a line, its saga named.
+/// An event as a line that names its saga.
 pub fn event_line(event: &SagaEvent) -> String {
     let mut parts: Vec<String> = history_parts(event, false).into_iter().map(|part| part.text).collect();
     parts.insert(3, printable(&event.task_id));
     parts.join("  ").trim_end().to_owned()
 }
 
-/// The parts of a line of a saga's history; for a narrow terminal without the revision, and to the second.
+/// The parts of a line of a saga's history. For a narrow terminal, the revision is empty and the time is to the second.
 pub fn history_parts(event: &SagaEvent, narrow: bool) -> Vec<LinePart> {
     let part = |text: String, spare| LinePart { text, spare };
     let mut parts = vec![
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saga_is_told_in_full_without_empty_facts() {
+    fn a_saga_in_full_omits_empty_fields() {
         let text = saga_in_full(&saga());
         assert!(text.contains("state         running STALE\n"), "{text}");
         assert!(text.contains("compensation  1 failed: branch fix\\u{1b}[2J, failed 2 times: exit 1"), "{text}");
@@ -388,13 +388,13 @@ mod tests {
     }
 
     #[test]
-    fn rows_have_the_headers_columns() {
+    fn rows_have_one_cell_per_column() {
         assert_eq!(saga_row(&saga()).len(), SAGA_COLUMNS.names.len());
         assert!(SAGA_COLUMNS.spare.iter().all(|spare| SAGA_COLUMNS.names.contains(spare)));
     }
 
     #[test]
-    fn a_policy_is_told_by_what_is_not_default() {
+    fn a_policy_shows_only_what_is_not_default() {
         let length = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         let mut policy = Policy {
             on_stale: StaleAction::Hold.into(),
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_has_ended_holds_nothing() {
+    fn an_ended_lease_has_no_owner_and_is_the_last_lease() {
         let ended = Saga { state: SagaState::Compensating.into(), stale: false, ..saga() };
         assert_eq!(owner(&ended), "");
         assert!(saga_in_full(&ended).contains("last lease    w-1, token 12\n"));
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_one_line() {
+    fn each_event_is_one_line() {
         let event = SagaEvent {
             revision: 7,
             task_id: "t-1".to_owned(),

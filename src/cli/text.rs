@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_by_their_distance() {
+    fn times_are_shown_relative_to_now() {
         let now = DateTime::from_timestamp(1_000_000, 0).expect("in the calendar");
         let told = |seconds| relative(now + chrono::TimeDelta::seconds(seconds), now);
         assert_eq!(told(12), "in 12s");
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_short() {
+    fn durations_and_sizes_are_short() {
         assert_eq!(length(Duration::from_secs(5_400)), "1h 30m");
         assert_eq!(length(Duration::from_millis(12_345)), "12s");
         assert_eq!(length(Duration::from_millis(250)), "250ms");
@@ -212,14 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn cut_text_says_so() {
+    fn truncated_text_ends_with_an_ellipsis() {
         assert_eq!(cut("worker-3", 8), "worker-3");
         assert_eq!(cut("worker-3", 5), "work…");
         assert_eq!(cut("猫猫猫", 4), "猫…");
     }
 
     #[test]
-    fn nothing_from_the_store_reaches_the_terminal_raw() {
+    fn stored_text_is_escaped_for_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
         assert_eq!(printable("größe 猫"), "größe 猫");
         assert_eq!(content(&[0xff, 0xfe]), "2 bytes");

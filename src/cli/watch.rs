@@ -114,7 +114,7 @@ mod tests {
     use crate::proto::{Bookmark, Resolution, ResolvedSaga, StaleCause, StaleSaga};
 
     #[test]
-    fn people_see_what_matters() {
+    fn stale_and_resolved_sagas_are_printed_and_bookmarks_are_not() {
         let item = |item| WatchStaleResponse { revision: 7, item: Some(item) };
         let stale = StaleSaga { task_id: "t-1".to_owned(), cause: StaleCause::Ttl.into(), ..StaleSaga::default() };
         let text = stale_text(&item(watch_stale_response::Item::Stale(stale))).expect("told");

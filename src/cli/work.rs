@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_codes_are_outcomes() {
+    fn exit_codes_map_to_outcomes() {
         let exited = |code: i32| of_status(ExitStatus::from_raw(code << 8));
         assert!(matches!(exited(0), WorkOutcome::Completed { .. }));
         assert!(matches!(exited(75), WorkOutcome::Failed { retryable: true, .. }));

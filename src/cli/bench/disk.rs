@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn syncs_are_timed_and_leave_nothing() {
+    fn syncs_are_timed_and_leave_no_file() {
         let dir = tempfile::tempdir().expect("a directory");
         let times = syncs(dir.path()).expect("it can be written");
         assert!(times.count() >= u64::from(*SYNCS.start()) && times.max_micros() > 0.0);

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_given_once_and_was_created() {
+    fn each_created_saga_is_handed_out_once() {
         for ids in [Ids::Ordered, Ids::Random] {
             for total in [0, 1, 2, 3, 10, 1000, 1024, 4999] {
                 let pool = SagaPool::new(7, ids, total);
@@ -139,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn ordered_ones_sort_as_they_were_created_and_random_ones_do_not() {
+    fn only_ordered_ids_sort_in_creation_order() {
         let sorted = |ids| all(ids, 100).windows(2).filter(|pair| pair[0] < pair[1]).count();
         assert_eq!(sorted(Ids::Ordered), 99);
         assert!((25..75).contains(&sorted(Ids::Random)), "{}", sorted(Ids::Random));
     }
 
     #[test]
-    fn by_id_each_is_there_once_and_in_order() {
+    fn by_id_lists_each_saga_once_in_id_order() {
         for ids in [Ids::Ordered, Ids::Random] {
             let pool = SagaPool::new(7, ids, 1000);
             let sorted: Vec<_> = pool.by_id().into_iter().map(|n| pool.task_id(n)).collect();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn random_neighbours_in_time_are_far_apart() {
+    fn consecutive_random_sagas_were_created_far_apart() {
         let pool = SagaPool::new(7, Ids::Random, 1000);
         let places: Vec<u64> = (0..1000).map(|place| pool.nth(place)).collect();
         assert!(places.windows(2).all(|pair| pair[0].abs_diff(pair[1]) > 300));

@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_counted_by_rpc_and_added_up() {
+    fn totals_count_calls_by_rpc_and_can_be_added() {
         let mut totals = BenchTotals::default();
         (0..2).for_each(|_| totals.record(Rpc::Heartbeat, 1));
         totals.record(Rpc::CreateSaga, 1);
@@ -153,7 +153,7 @@ mod tests {
         assert!(values.is_sorted(), "{json}");
         assert!((values[0] - 500_000.0).abs() < 1000.0 && (values[4] - 1_000_000.0).abs() < 1000.0, "{json}");
         times.record(u64::MAX);
-        assert!(times.max_micros() > 59_000_000.0, "beyond the bound it counts as the bound");
+        assert!(times.max_micros() > 59_000_000.0, "a longer time counts as the bound");
         assert_eq!(Times::default().json()["max"], 0.0);
     }
 }

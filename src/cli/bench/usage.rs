@@ -90,14 +90,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_found_behind_any_name() {
+    fn cpu_ticks_are_parsed_for_any_process_name() {
         assert_eq!(ticks("7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 40 2 0 0"), Some(42));
         assert_eq!(ticks("7 (a"), None);
         assert_eq!(ticks("7 (a) S 1"), None);
     }
 
     #[test]
-    fn this_process_uses_something() {
+    fn cpu_and_memory_of_this_process_are_read() {
         let pid = std::process::id();
         if fs::exists("/proc/self/stat").expect("it can be asked") {
             assert!(cpu_seconds(pid).is_some() && rss_bytes(pid).is_some_and(|bytes| bytes > 1 << 20));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_size_is_kept() {
+    fn bytes_max_is_the_largest_size_seen() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("log");
         let wal = Wal::watch(path.clone());

@@ -106,9 +106,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_lies_in_it_is_covered() {
+    fn a_window_covers_only_calls_within_it() {
         let window = Window::new();
-        assert!(!window.covers(0, 1), "it has not begun");
+        assert!(!window.covers(0, 1), "the window is not open yet");
         assert!(!window.is_over(window.now()) && !window.has_begun());
         window.open(Duration::from_secs(60));
         assert!(window.has_begun());
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_before_it_began_measured_nothing() {
+    fn a_window_closed_before_it_opens_has_no_length() {
         let window = Window::new();
         window.close();
         std::thread::sleep(Duration::from_millis(2));

@@ -107,18 +107,18 @@ fn doctor_finds_nothing_on_a_healthy_busy_daemon() {
 }
 
 #[test]
-fn the_daemon_itself() {
+fn checks_of_the_daemon_report_each_problem() {
     use Severity::{Note, Problem, Warning};
     assert_eq!(found(|f| f.info.version = "2".to_owned()), [("version", Warning)]);
     assert_eq!(found(|f| vitals(f).writer_silence = span(9_000)), [("writer", Problem)]);
     assert_eq!(found(|f| vitals(f).writer_queue_depth = 3_000), [("overload", Problem)]);
     let refusals = || Some(Refusals { queue_full: 7, ..Refusals::default() });
-    assert_eq!(found(|f| vitals(f).refusals = refusals()), [("overload", Problem)], "just now");
+    assert_eq!(found(|f| vitals(f).refusals = refusals()), [("overload", Problem)], "refusals between the two samples");
     let before = found(|f| {
         vitals(f).refusals = refusals();
         f.vitals_before = f.vitals.clone();
     });
-    assert_eq!(before, [("overload", Note)], "some time before");
+    assert_eq!(before, [("overload", Note)], "refusals before the first sample");
     assert_eq!(found(|f| f.info.clock_offset = span(-5_000)), [("clock", Warning)]);
     assert_eq!(found(|f| f.info.clock_offset = span(3_600_000)), [("clock", Problem)]);
     let stepped =
@@ -134,7 +134,7 @@ fn the_daemon_itself() {
 }
 
 #[test]
-fn its_disk() {
+fn checks_of_the_disk_report_each_problem() {
     use Severity::{Note, Problem, Warning};
     let commits = |count, p99, max| Some(Timings { count, p50: span(1), p99: span(p99), max: span(max) });
     assert_eq!(found(|f| vitals(f).commits = commits(0, 0, 0)), [("disk-speed", Note)]);
@@ -149,23 +149,23 @@ fn its_disk() {
     let log = |bytes: i64, blocked_restarts| Log { bytes, max_bytes: 64 << 20, blocked_restarts, ..Log::default() };
     assert_eq!(found(|f| vitals(f).log = Some(log(70 << 20, 3))), [("wal", Problem)]);
     assert_eq!(found(|f| vitals(f).log = Some(log(70 << 20, 0))), [("wal", Note)]);
-    assert_eq!(found(|f| vitals(f).log = Some(log(10 << 20, 3))), [], "it began anew since");
+    assert_eq!(found(|f| vitals(f).log = Some(log(10 << 20, 3))), [], "the log was restarted since");
     assert_eq!(found(|f| f.stats.queues[0].states[0].count = 9_000_000), [("store-size", Warning)]);
 }
 
 #[test]
-fn its_queues() {
+fn checks_of_the_queues_report_each_problem() {
     use Severity::{Problem, Warning};
     assert_eq!(found(|f| f.worked_on = [("builds".to_owned(), false)].into()), [("stuck-queue", Problem)]);
     let young = found(|f| {
         f.worked_on = [("builds".to_owned(), false)].into();
         f.stats.queues[0].oldest_ready_age = span(2_000);
     });
-    assert_eq!(young, [], "a worker may be about to come");
+    assert_eq!(young, [], "the queue became ready too recently");
     assert_eq!(found(|f| f.stats.queues[0].paused = true), [("paused-queue", Warning)]);
     assert_eq!(found(|f| f.dispatched = vec![saga("d", SagaState::Dispatched, 90)]), [("dispatched", Warning)]);
 
-    // Of many, those in which the most waits, and how many more there are.
+    // Of many queues, the ten with the most ready sagas are shown. The others are counted.
     let mut facts = healthy();
     let queue = |ready: i64| QueueStats { queue: format!("q-{ready}"), paused: true, ready, ..QueueStats::default() };
     facts.stats.queues = (0..30).map(queue).collect();
@@ -177,7 +177,7 @@ fn its_queues() {
 }
 
 #[test]
-fn what_dead_workers_left() {
+fn checks_of_recovery_report_each_problem() {
     use Severity::{Problem, Warning};
     let stale = |ago| Saga {
         stale: true,
@@ -191,38 +191,38 @@ fn what_dead_workers_left() {
         facts.stale = vec![stale(100), stale(5)];
         vitals(&mut facts).stale_watches = watched;
         let finding = super::recovery::stale(&facts).remove(0);
-        assert_eq!(finding.severity, Problem, "whoever looks on");
+        assert_eq!(finding.severity, Problem, "with or without a watcher");
         assert_eq!(finding.seen.contains("a WatchStale stream tells somebody"), told, "{}", finding.seen);
         let told =
             "1 saga of queue builds has been stale for 1m or longer, and 1 more for less than that; stale-100 of w-1";
         assert!(finding.seen.starts_with(told), "{}", finding.seen);
-        assert!(!finding.mend.contains("sagad watch"), "a watch only tells: {}", finding.mend);
+        assert!(!finding.mend.contains("sagad watch"), "a watch recovers nothing: {}", finding.mend);
     }
-    assert_eq!(found(|f| f.stale = vec![stale(5)]), [("stale", Severity::Note)], "counted and said");
+    assert_eq!(found(|f| f.stale = vec![stale(5)]), [("stale", Severity::Note)], "a few seconds are worth a note only");
 
     let asked =
         |queue: &str, kind: &str| vec![AskedKind { queue: queue.into(), kind: kind.into(), last_time: stamp(9) }];
     assert_eq!(found(|f| vitals(f).asked_kinds.clear()), [("compensation-kinds", Problem)]);
     assert_eq!(found(|f| vitals(f).asked_kinds = asked("builds", "worktree")), [("compensation-kinds", Problem)]);
     assert_eq!(found(|f| vitals(f).asked_kinds = asked("other", "branch")), [("compensation-kinds", Problem)]);
-    assert_eq!(found(|f| vitals(f).asked_kinds = asked("builds", "")), [], "whoever takes any kind takes this one");
+    assert_eq!(found(|f| vitals(f).asked_kinds = asked("builds", "")), [], "a claim without kinds accepts every kind");
     let live = found(|f| {
         vitals(f).asked_kinds.clear();
         f.compensating[0].lease = lease(-30, LeasePurpose::Compensate);
     });
-    assert_eq!(live, [], "somebody is at it");
+    assert_eq!(live, [], "a worker holds the lease");
     assert_eq!(found(|f| f.compensating = vec![undoing(80_000)]), [("compensation-timeout", Problem)]);
     let parked = StateCount { state: SagaState::Quarantined.into(), count: 2 };
     assert_eq!(found(|f| f.stats.queues[0].states.push(parked)), [("quarantined", Warning)]);
 }
 
 #[test]
-fn an_older_daemon_is_judged_by_what_it_tells() {
+fn a_daemon_without_vitals_gets_only_the_version_warning() {
     assert_eq!(found(|f| f.vitals = None), [("version", Severity::Warning)]);
 }
 
 #[test]
-fn names_are_told_once() {
+fn check_names_are_unique() {
     let mut names: Vec<_> = ALL.iter().map(|(name, _)| *name).collect();
     names.sort_unstable();
     names.dedup();
