@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_in_order_and_follows_changes() {
+    fn entries_are_in_due_order_and_follow_changes() {
         let grace = RestartGrace::default();
         let mut due_index = DueIndex::default();
         let due = |t| of(Due { at: at(t), grace_reference: Some(at(0)) }, "q", State::Running);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn p6_an_absence_puts_leases_off_but_not_delays() {
+    fn p6_grace_postpones_leases_but_not_delays() {
         let mut due_index = DueIndex::default();
         let grace = RestartGrace::default();
         due_index.set(RowId(1), of(Due { at: at(30), grace_reference: Some(at(0)) }, "q", State::Running), &grace);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_become_ready_is_found_by_queue_and_purpose() {
+    fn due_sagas_are_found_by_queue_and_purpose() {
         let grace = RestartGrace::default();
         let mut due_index = DueIndex::default();
         let due = |queue, state| of(Due { at: at(1), grace_reference: None }, queue, state);

@@ -375,7 +375,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_can_be_given_something_is_found_and_nobody_else(
+        fn exactly_the_eligible_held_claims_are_found(
             calls in prop::collection::vec((any::<bool>(), few(3, 3), 0..3usize, few(5, 4)), 0..30),
             gone in few(30, 10),
             wanted in (0..3usize, 0..3usize, few(5, 4)),

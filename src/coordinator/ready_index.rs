@@ -238,7 +238,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_finds_what_a_search_through_everything_finds(
+        fn a_search_by_kinds_finds_the_same_as_a_full_scan(
             sagas in prop::collection::vec((prop::collection::vec(0..6usize, 0..4), -2..2i32), 0..60),
             wanted in prop::collection::vec(0..6usize, 1..5),
             limit in 1..20usize,
@@ -261,9 +261,9 @@ mod tests {
     }
 
     #[test]
-    fn s12_what_a_caller_cannot_take_costs_it_nothing() {
+    fn s12_sagas_with_other_kinds_are_not_scanned() {
         let mut index = ReadyIndex::default();
-        // Each set is different, and they sort before, between and after the wanted ones.
+        // Each saga has a different set of kinds. The sets sort before, between and after the wanted one.
         for n in 0..40_000i64 {
             let stuck = ["a".to_owned(), format!("m-{n}"), "z".to_owned()];
             let stuck: Vec<&str> = stuck.iter().map(String::as_str).skip(n as usize % 2).collect();
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn it_follows_changes() {
+    fn the_index_follows_changes() {
         let mut index = ReadyIndex::default();
         let w = OwnerId::parse("w").unwrap();
         index.set(RowId(1), entry(0, Eligibility::Assignee(w.clone())));

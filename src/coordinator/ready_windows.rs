@@ -131,7 +131,7 @@ mod tests {
         Some(found.into_iter().map(|(_, id)| id.0).collect())
     }
 
-    /// What a store would answer that has these places with priority 0.
+    /// Scans a store whose ready sagas have these row numbers and priority 0.
     fn scan(windows: &mut ReadyWindows, stored: impl Iterator<Item = i64>, limit: usize) {
         let scan = windows.scan(EXECUTE, &saga(0).spec.queue, limit);
         let positions = stored.map(|id| (Reverse(0), RowId(id)));
@@ -141,36 +141,36 @@ mod tests {
     }
 
     #[test]
-    fn a_window_follows_changes_in_its_range_and_asks_for_the_rest() {
+    fn a_window_follows_changes_in_its_range_and_needs_a_scan_beyond_it() {
         let mut windows = ReadyWindows::default();
         assert_eq!(ids(&windows, 1), None, "nothing is known yet");
         windows.set(RowId(7), &saga(0), Some(EXECUTE));
         let all = WINDOW as i64 * 2;
         scan(&mut windows, 1..=all, 1);
         assert_eq!(ids(&windows, 2), Some(vec![1, 2]));
-        // Beyond its range, and before it.
+        // One saga after the window's range, and one before it.
         windows.set(RowId(all + 1), &saga(0), Some(EXECUTE));
         windows.set(RowId(all + 2), &saga(5), Some(EXECUTE));
         assert_eq!(ids(&windows, 2), Some(vec![all + 2, 1]));
         windows.set(RowId(all + 2), &saga(5), None);
         (1..=WINDOW as i64).for_each(|id| windows.set(RowId(id), &saga(0), None));
-        assert_eq!(ids(&windows, 1), None, "it was claimed empty");
+        assert_eq!(ids(&windows, 1), None, "all sagas in the window were claimed");
         scan(&mut windows, WINDOW as i64 + 1..=all + 1, 1);
         assert_eq!(ids(&windows, 1), Some(vec![WINDOW as i64 + 1]));
         scan(&mut windows, WINDOW as i64 + 1..=all + 1, 1);
-        assert_eq!(ids(&windows, usize::MAX).map(|found| found.len()), Some(WINDOW + 1), "that is all there is");
+        assert_eq!(ids(&windows, usize::MAX).map(|found| found.len()), Some(WINDOW + 1), "that is every saga");
         windows.clear();
         assert_eq!(ids(&windows, 1), None);
     }
 
     #[test]
-    fn a_window_is_bounded_but_for_who_asks_for_more() {
+    fn a_window_is_bounded_unless_a_scan_asks_for_more() {
         let mut windows = ReadyWindows::default();
         scan(&mut windows, std::iter::empty(), 1);
         (1..=10 * WINDOW as i64).for_each(|id| windows.set(RowId(id), &saga(0), Some(EXECUTE)));
-        assert!(ids(&windows, 2 * WINDOW + 1).is_none(), "it grows with what is created");
+        assert!(ids(&windows, 2 * WINDOW + 1).is_none(), "the window does not grow with each created saga");
         assert_eq!(ids(&windows, 1), Some(vec![1]));
-        // So many are passed over that a window is not enough: what the turn has changed must not cut it.
+        // A claim that skips many sagas needs a larger window, and changes in the same turn must not shorten it.
         let limit = 4 * WINDOW;
         scan(&mut windows, 1..=10 * WINDOW as i64, limit);
         windows.follow(RowId(1), &saga(0), Some(EXECUTE));
