@@ -20,7 +20,7 @@ pub trait Coded: Copy + PartialEq + Sized + 'static {
         Self::CODES.iter().find(|(value, _)| *value == self).map_or(0, |(_, code)| *code)
     }
 
-    /// What a number stands for.
+    /// The value that a number stands for.
     fn decode(code: i64) -> Option<Self> {
         Self::CODES.iter().find(|(_, known)| *known == code).map(|(value, _)| *value)
     }
@@ -96,7 +96,7 @@ impl Coded for EventType {
     ];
 }
 
-/// Marks of events: 1 starts staleness, these end it.
+/// Marks of events that end staleness; `MARK_STALE` starts it.
 impl Coded for Resolution {
     const CODES: &'static [(Self, i64)] = &[
         (Resolution::Reclaimed, 2),
@@ -110,7 +110,7 @@ impl Coded for Resolution {
 pub const MARK_STALE: i64 = 1;
 const STANDING_EXPIRED: i64 = 2;
 
-/// The number of a lease's standing: 1 held, 2 expired, 3 ended by another, from 11 on by the holder.
+/// The number of a lease's standing: 1 held, 2 expired, 3 ended by somebody else, 11 to 15 ended by the holder.
 pub fn standing_code(standing: Standing) -> i64 {
     match standing {
         Standing::Held => 1,
@@ -151,7 +151,7 @@ pub fn mark_code(mark: Option<&StaleMark>) -> i64 {
     }
 }
 
-/// The number of what a saga is ready for.
+/// The number of the purpose for which a saga is ready; 0: it is not ready.
 pub fn ready_code(ready: Option<LeasePurpose>) -> i64 {
     ready.map_or(0, Coded::code)
 }
@@ -177,13 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn every_state_has_a_number() {
+    fn every_code_decodes_to_its_value() {
         round_trip(State::ALL);
         round_trip([LeasePurpose::Execute, LeasePurpose::Compensate]);
         round_trip([StaleCause::Ttl, StaleCause::ExecutionTimeout, StaleCause::ProgressTimeout, StaleCause::Revoked]);
         round_trip([Resolution::Reclaimed, Resolution::Requeued, Resolution::Compensating, Resolution::Terminal]);
         assert_eq!(EventType::CODES.len(), 17);
         assert_eq!(standing(99, None), None);
-        assert_eq!(standing(STANDING_EXPIRED, None), None, "an expired lease says when");
+        assert_eq!(standing(STANDING_EXPIRED, None), None, "an expired lease needs a time and a revision");
     }
 }

@@ -1,5 +1,4 @@
-//! Decodes rows into domain types, whatever database they are from. A value that makes no sense is an error that names
-//! its row and column.
+//! Decodes rows into domain types, for every SQL database. An invalid value is an error that names its row and column.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -36,7 +35,7 @@ pub trait ResultRow {
     fn column_name(&self, index: usize) -> &str;
 }
 
-/// A stored value that makes no sense; names its row and column.
+/// A message about an invalid stored value; names its row and column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedValue(pub String);
 
@@ -109,7 +108,7 @@ impl StoredInteger for Quantity {
     }
 }
 
-/// A sentence about a value that makes no sense.
+/// A message about an invalid value; names its row and column.
 pub fn place(row: &impl ResultRow, index: usize, what: &str) -> String {
     let key = match (row.integer(0), row.text(0)) {
         (Ok(Some(number)), _) => number.to_string(),
@@ -212,7 +211,7 @@ pub fn saga(row: &impl ResultRow) -> Result<(RowId, Saga, u32), DamagedValue> {
     let mut c = Columns::of(row);
     let id = c.get()?;
     let spec = spec(&mut c)?;
-    // Sagas in flight store some of the following fields in this column, ended ones in columns of their own.
+    // Sagas in flight store some of the following fields in this column, ended sagas in separate columns.
     let rare = c.rare_fields()?;
     let state = c.coded()?;
     let revision = c.get()?;

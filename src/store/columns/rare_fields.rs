@@ -1,5 +1,5 @@
-//! [`RareFields`]: fields that few sagas in flight have, as JSON in the column `more` of the table `work`, so that
-//! changes of the others don't write them.
+//! [`RareFields`]: fields that few sagas in flight have. They are JSON in one column of the table `work` (`more` in
+//! SQLite, `rare` in PostgreSQL), so that changes of other fields don't write them.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +12,7 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// The column's value for a saga; none if it has none of the fields.
+/// The column's value for a saga; none if the saga has none of the fields.
 pub fn of(saga: &Saga) -> Option<String> {
     let expired_at = match saga.lease.as_ref().map(|lease| lease.standing) {
         Some(Standing::Expired { at, .. }) => Some(at),
@@ -67,7 +67,7 @@ pub struct RareFields {
 }
 
 impl RareFields {
-    /// Parses the column. The error is a sentence about what is wrong with it.
+    /// Parses the column. The error says what is wrong with it.
     pub fn parse(column: Option<&str>) -> Result<Self, String> {
         let Some(json) = column else { return Ok(RareFields::default()) };
         let all: Map<String, Value> = serde_json::from_str(json).map_err(|error| error.to_string())?;
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_makes_no_sense_is_named() {
+    fn invalid_fields_are_named_in_the_error() {
         assert_eq!(RareFields::parse(None), Ok(RareFields::default()));
         assert_eq!(
             RareFields::parse(Some(r#"{"failures":2}"#)),

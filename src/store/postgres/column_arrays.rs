@@ -1,4 +1,4 @@
-//! [`ColumnArrays`]: rows as one array for each column, which a statement takes apart with `unnest`.
+//! [`ColumnArrays`]: rows as one array per column; a statement turns them back into rows with `unnest`.
 
 use std::error::Error;
 
@@ -10,7 +10,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 pub enum ColumnValue<'a> {
     Integer(Option<i64>),
     Text(Option<&'a str>),
-    /// A text that was made for this row.
+    /// An owned text, made for this row.
     Made(Option<String>),
     Bytes(Option<&'a [u8]>),
 }
@@ -83,7 +83,7 @@ impl ToSql for ColumnValue<'_> {
     to_sql_checked!();
 }
 
-/// Rows by column.
+/// Rows, stored by column.
 #[derive(Debug, Default)]
 pub struct ColumnArrays<'a> {
     columns: Vec<Vec<ColumnValue<'a>>>,

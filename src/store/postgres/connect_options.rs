@@ -1,4 +1,5 @@
-//! [`ConnectOptions`]: how the database is reached, from a URL and the variables and files that PostgreSQL's own programs read.
+//! [`ConnectOptions`]: how to connect to the database, from a URL and from the variables and files that PostgreSQL's
+//! own programs read.
 
 use std::{
     env, fmt,
@@ -30,14 +31,14 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(4);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
 
-/// Where the database is, and how to connect to it. Its text form has no password.
+/// Where the database is, and how to connect to it. `Display` and `Debug` show no password.
 #[derive(Clone)]
 pub struct ConnectOptions {
     config: Config,
     tls: Option<Arc<ClientConfig>>,
 }
 
-/// The parameters of a URL that `tokio-postgres` doesn't know, since they are about TLS and files.
+/// The parameters of a URL about TLS and files, which `tokio-postgres` doesn't know.
 #[derive(Default)]
 struct FileParameters {
     sslmode: Option<String>,
@@ -48,9 +49,9 @@ struct FileParameters {
 }
 
 impl ConnectOptions {
-    /// Parses a `postgres://` URL. What it doesn't say is taken from `PGHOST`, `PGPORT`, `PGUSER`, `PGDATABASE`, `PGPASSWORD`,
-    /// `PGSSLMODE`, `PGSSLROOTCERT`, `PGSSLCERT`, `PGSSLKEY`, and the password from the file that `PGPASSFILE` names, else
-    /// from `~/.pgpass`.
+    /// Parses a `postgres://` URL. What the URL doesn't contain is taken from `PGHOST`, `PGPORT`, `PGUSER`,
+    /// `PGDATABASE`, `PGPASSWORD`, `PGSSLMODE`, `PGSSLROOTCERT`, `PGSSLCERT` and `PGSSLKEY`; a missing password also
+    /// from the file that `PGPASSFILE` names, or from `~/.pgpass`.
     ///
     /// # Errors
     /// The URL can't be parsed, or a file that it names can't be used.
@@ -100,7 +101,7 @@ impl ConnectOptions {
         Ok(ConnectOptions { config, tls })
     }
 
-    /// Connects; the connection runs on the current runtime.
+    /// Connects. A task on the current runtime drives the connection.
     pub(super) async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
         match &self.tls {
             Some(tls) => {
@@ -117,7 +118,7 @@ impl ConnectOptions {
         }
     }
 
-    /// What an error of a statement means for the start.
+    /// Converts the error of a statement that opens the store.
     pub(super) fn error(&self, error: PostgresError) -> OpenError {
         match error {
             PostgresError::Away(what) => self.unreachable(&what),
@@ -157,12 +158,12 @@ impl fmt::Debug for ConnectOptions {
     }
 }
 
-/// What is wrong with a URL, without the URL, which may have a password.
+/// What is wrong with a URL. The text doesn't have the URL, which can have a password.
 fn reason_of(error: &tokio_postgres::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Takes the parameters about files and TLS out of a URL.
+/// Separates the parameters about files and TLS from a URL.
 fn split_parameters(url: &str) -> Result<(String, FileParameters), OpenError> {
     if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
         return Err(OpenError::BadUrl("it does not begin with postgres://".to_owned()));
@@ -233,8 +234,8 @@ fn with_variables(config: &mut Config, variable: &dyn Fn(&str) -> Option<String>
     Ok(())
 }
 
-/// The password in a file of PostgreSQL's format: lines of `host:port:database:user:password`, the first that fits; `*` fits
-/// everything, and a backslash quotes.
+/// The password in a file of PostgreSQL's format: lines of `host:port:database:user:password`. The first line that
+/// matches counts. `*` matches everything, and a backslash escapes the next character.
 fn password_in(file: &Path, config: &Config) -> Result<Option<String>, OpenError> {
     let unusable = |error: io::Error| OpenError::BadFile { path: file.to_owned(), what: error.to_string() };
     let opened = File::open(file).map_err(unusable)?;
@@ -276,8 +277,8 @@ fn fields(line: &str) -> Vec<String> {
     all
 }
 
-/// How TLS is spoken with the database, if it is. Wherever something is encrypted, the server's certificate and name are
-/// verified.
+/// The TLS configuration; none if the connection is not encrypted. If it is encrypted, the server's certificate and
+/// name are always verified.
 fn tls_config(
     config: &Config,
     mode: Option<&str>,

@@ -7,16 +7,16 @@ use tokio_postgres::{Client, error::SqlState};
 
 use super::{connect_options::ConnectOptions, error::PostgresError, open_error::OpenError};
 
-/// The longest that the thread waits for an answer: then the connection counts as lost. A commit that waits for a slow disk or
-/// a standby takes less.
+/// How long the thread waits for an answer; after that, the connection counts as lost. A commit that waits for a slow
+/// disk or a standby takes less.
 const ANSWER_WAIT: Duration = Duration::from_secs(8);
-/// The same at the start, which reads all that is in flight.
+/// The same at the start, when all sagas in flight are read.
 const START_WAIT: Duration = Duration::from_secs(120);
 /// The oldest server that is supported, as `server_version_num`.
 const OLDEST_SERVER: u32 = 140_000;
 
-/// What each session is set to. The plans are those of statements with arrays, which a generic plan fits; a sort or a scan of a
-/// whole table is never right for them.
+/// The settings of each session. The statements have arrays as parameters, for which generic plans are right. All of
+/// them can use an index, so scans of whole tables and hash and merge joins are off.
 const SESSION: &str = "SET search_path = sagad, pg_catalog; SET enable_seqscan = off; SET enable_hashjoin = off; \
     SET enable_mergejoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan; SET lock_timeout = '5s'; \
     SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '10s'; SET client_min_messages = warning; \
@@ -28,13 +28,15 @@ pub struct PostgresConnection {
     client: Client,
     /// None only while it is dropped.
     runtime: Option<Runtime>,
-    /// An answer did not come in time, so what it answers next would be that.
+    /// True after an answer did not come in time. That answer would be taken for the next statement's, so the
+    /// connection must not be used again.
     is_stuck: Cell<bool>,
 }
 
 impl Drop for PostgresConnection {
     fn drop(&mut self) {
-        // A runtime that waits for its end must not be dropped where another runs, and this one has nothing to wait for.
+        // Dropping a runtime waits for its tasks, which must not happen inside another runtime. No task here is worth
+        // waiting for.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -65,12 +67,12 @@ impl PostgresConnection {
         Ok(connection)
     }
 
-    /// Runs something on the connection and waits for it, but not for ever.
+    /// Runs something on the connection, and waits at most `ANSWER_WAIT` for it.
     pub fn run<T>(&self, work: impl AsyncFnOnce(&Client) -> Result<T, PostgresError>) -> Result<T, PostgresError> {
         self.run_within(ANSWER_WAIT, work)
     }
 
-    /// The same for what reads all that is in flight.
+    /// The same for reading all sagas in flight, with `START_WAIT`.
     pub fn run_long<T>(&self, work: impl AsyncFnOnce(&Client) -> Result<T, PostgresError>) -> Result<T, PostgresError> {
         self.run_within(START_WAIT, work)
     }
@@ -88,13 +90,13 @@ impl PostgresConnection {
         })
     }
 
-    /// True if it is of no use any more.
+    /// True if it must not be used any more.
     pub fn is_closed(&self) -> bool {
         self.is_stuck.get() || self.client.is_closed()
     }
 }
 
-/// Why no connection was made: whether it is worth trying again.
+/// Converts an error of connecting; the result says whether it is worth trying again.
 fn refused(options: &ConnectOptions, error: tokio_postgres::Error) -> OpenError {
     match error.code() {
         Some(code) if [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION].contains(code) => {

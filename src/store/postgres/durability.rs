@@ -9,13 +9,13 @@ const SETTINGS: &str = "SELECT current_setting('fsync'), current_setting('full_p
     current_setting('synchronous_commit'), current_setting('synchronous_standby_names'), \
     current_setting('server_encoding'), (pg_is_in_recovery())::int, current_setting('transaction_read_only'), \
     (SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'async')";
-/// A session whose role or database has it off is given what sagad needs.
+/// Sent if the settings of the role or the database turn it off.
 const COMMIT_DURABLY: &str = "SET synchronous_commit = on";
 
 /// Checks the database's settings, and sets the session up to commit durably.
 ///
 /// # Errors
-/// What the database acknowledges could be lost; or it only reads at the moment, which passes.
+/// The database could lose what it acknowledges. Or it only reads at the moment, which can pass.
 pub fn check_durability(connection: &PostgresConnection, options: &ConnectOptions) -> Result<(), OpenError> {
     let failed = |error: PostgresError| options.error(error);
     let found = connection.run(async |client| {

@@ -1,9 +1,10 @@
 //! Elects the coordinator that writes.
 //!
-//! A session advisory lock says who may become the writer; it goes with its session, so the end of a process is noticed at
-//! once. It is a hint alone. What keeps a former writer from writing is the epoch: whoever takes over raises it, and every turn
-//! begins with a statement that finds its row only under its own epoch. (Fencing as in M. Kleppmann, "How to do distributed
-//! locking", 2016.) A writer that holds the lock but has not shown itself for [`ALIVE_WITHIN_S`] is frozen or cut off: its
+//! A coordinator must hold a session advisory lock to become the writer. The lock ends with its session, so the others
+//! notice at once when the writer's process ends. The lock is only a hint. The epoch keeps a former writer from
+//! writing: a coordinator that takes over raises it, and every turn begins with a statement that finds its row only
+//! under the writer's own epoch. (This is fencing as in M. Kleppmann, "How to do distributed locking", 2016.) If a
+//! writer holds the lock but has not updated `alive_time` for [`ALIVE_WITHIN_S`], it is frozen or cut off, and its
 //! session is ended.
 
 use std::{thread, time::Duration};
@@ -13,53 +14,53 @@ use super::{
     values::integer,
 };
 
-/// How often somebody who waits looks whether the writer is gone.
+/// How often a waiting coordinator checks whether the writer is gone.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// After how many seconds without a sign, by the database's clock, a writer counts as gone. It shows itself at least every
-/// second.
+/// A writer counts as gone if it has not updated `alive_time` for so many seconds, by the database's clock. It does so
+/// at least every second.
 pub const ALIVE_WITHIN_S: i64 = 6;
 
 const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(126879415100464)::int";
-/// Ends the session that holds the lock, if the writer has not shown itself for too long.
+/// Ends the session that holds the lock, if the writer has not updated `alive_time` for too long.
 const END_SILENT_WRITER: &str = "SELECT count(pg_terminate_backend(l.pid)) FROM pg_locks l, writer w \
     WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
     AND (l.classid::bigint << 32) + l.objid::bigint = 126879415100464 AND l.granted AND l.pid <> pg_backend_pid() \
     AND w.alive_time < clock_timestamp() - make_interval(secs => $1::bigint)";
-/// Takes over: the epoch before can write nothing from here on.
+/// Takes over: from here on, the writer of the previous epoch can't write.
 const RAISE_EPOCH: &str = "UPDATE writer SET epoch = epoch + 1, alive_time = clock_timestamp() \
     WHERE schema_version = $1::bigint RETURNING epoch, turn";
 const RECORD_EPOCH: &str =
     "INSERT INTO epoch VALUES ($1::bigint, $2::bigint, clock_timestamp(), $3, $4, pg_backend_pid())";
-/// Only the newest are of use.
+/// Only the newest epochs are needed.
 const FORGET_EPOCHS: &str = "DELETE FROM epoch WHERE epoch <= $1::bigint - 1000";
-/// Who writes.
+/// The current writer.
 const WRITER_NOW: &str = "SELECT e.name, e.address FROM epoch e ORDER BY e.epoch DESC LIMIT 1";
-/// After the database has failed over or was restored, what was acknowledged last may be missing: revisions jump above all that
-/// can have been given.
+/// After the database has failed over or was restored, the last acknowledged changes may be missing. So revisions jump
+/// above all that can have been assigned.
 const JUMP_ON_NEW_TIMELINE: &str = "UPDATE writer w SET next_revision = greatest(w.next_revision, w.compacted + 1, \
     coalesce((SELECT max(revision) FROM event), 0) + 1) + $1::bigint, system_identifier = s.system_identifier, \
     timeline = c.timeline_id FROM pg_control_system() s, pg_control_checkpoint() c \
     WHERE (w.system_identifier, w.timeline) <> (s.system_identifier, c.timeline_id::bigint) RETURNING w.next_revision";
 
-/// Who this coordinator is to the others.
+/// The name and address that the other coordinators see.
 #[derive(Clone, Debug)]
 pub struct CoordinatorName {
-    /// For people.
+    /// A name for people.
     pub name: String,
-    /// Where it is reached.
+    /// The address where clients reach it.
     pub address: String,
 }
 
-/// The right to write: until another coordinator raises the epoch.
+/// The right to write, until another coordinator raises the epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch {
     /// Its number.
     pub epoch: i64,
-    /// Turns committed before it.
+    /// The number of turns that were committed before it.
     pub turn: i64,
 }
 
-/// Waits until no other coordinator writes, then takes over. `waiting` is told once who does.
+/// Waits until no other coordinator writes, then takes over. `waiting` is called once with the current writer.
 pub fn wait_for_epoch(
     connection: &PostgresConnection,
     me: &CoordinatorName,

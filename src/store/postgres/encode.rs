@@ -21,7 +21,7 @@ use super::{
     column_arrays::{ColumnArrays, add_row},
 };
 
-/// All that a turn writes, by statement.
+/// Everything that a turn writes, by statement.
 #[derive(Debug, Default)]
 pub(super) struct EncodedChanges<'a> {
     pub(super) removed: Vec<i64>,
@@ -31,7 +31,7 @@ pub(super) struct EncodedChanges<'a> {
     pub(super) changed_work: ColumnArrays<'a>,
     /// Rows of `work` whose sagas ended.
     pub(super) ended_work: Vec<i64>,
-    /// Rows of `ended` that are written anew, or whose sagas are in flight again.
+    /// Rows of `ended` to delete: they are written again, or their sagas are in flight again.
     pub(super) gone_from_ended: Vec<i64>,
     pub(super) ended: ColumnArrays<'a>,
     pub(super) contents: ColumnArrays<'a>,
@@ -42,7 +42,7 @@ pub(super) struct EncodedChanges<'a> {
     pub(super) paused: ColumnArrays<'a>,
     /// Queues that are not stored yet, with their numbers.
     pub(super) queues: Vec<(QueueName, i64)>,
-    /// What the fence raises: the next revision, the next row, and what is compacted.
+    /// The values that the fence raises: the next revision, the next row number and the last compacted revision.
     pub(super) next_revision: i64,
     pub(super) next_row: i64,
     pub(super) compacted: i64,
@@ -214,7 +214,7 @@ impl<'a> EncodedChanges<'a> {
     }
 
     fn event(&mut self, saga: RowId, event: &'a Event) {
-        // A claim's details have columns of their own.
+        // A claim's details are in separate columns.
         let claim = event.details.claim().filter(|_| !matches!(event.mark, Some(StaleMark::Stale { .. })));
         let details = (claim.is_none() && !event.details.is_empty()).then(|| decode::json(&event.details));
         let (owner, marked_expire_time, cause) = match &event.mark {

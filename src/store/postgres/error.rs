@@ -4,7 +4,7 @@ use tokio_postgres::error::SqlState;
 
 /// The code with which the fence ends a transaction; see `require_rows` in the schema.
 const NOT_THE_WRITER: &str = "SG001";
-/// The code of a row that is not there.
+/// The error code for a missing row.
 const ROW_MISSING: &str = "SG002";
 
 /// Why PostgreSQL can't read or write.
@@ -13,7 +13,7 @@ pub enum PostgresError {
     /// The database's disk is full: the transaction did not happen.
     #[error("the database's disk is full: {0}")]
     Full(String),
-    /// A stored row is damaged, or not what it was.
+    /// A stored row is damaged, missing or unexpected.
     #[error("{0}")]
     Damaged(String),
     /// Another coordinator writes: the transaction did not happen.
@@ -38,10 +38,10 @@ impl From<tokio_postgres::Error> for PostgresError {
             NOT_THE_WRITER => PostgresError::NotTheWriter,
             ROW_MISSING => PostgresError::Damaged(format!("rows are not there: {}", database.message())),
             code if code == SqlState::DISK_FULL.code() => PostgresError::Full(database.message().to_owned()),
-            // A row exists that was not found before.
+            // Violated constraints: a row exists that was not found before.
             code if code.starts_with("23") => PostgresError::Damaged(what),
-            // Connection exceptions, lack of resources, and what an operator or a failover does: shutdown, recovery, a standby
-            // that only reads.
+            // Connection exceptions, lack of resources, and effects of an operator or a failover: shutdown, recovery, a
+            // standby that only reads.
             code if ["08", "53", "57"].iter().any(|class| code.starts_with(class))
                 || code == SqlState::READ_ONLY_SQL_TRANSACTION.code()
                 || code == SqlState::LOCK_NOT_AVAILABLE.code()
@@ -54,13 +54,13 @@ impl From<tokio_postgres::Error> for PostgresError {
     }
 }
 
-/// True for an error about a value that was received, and not about the connection.
+/// True if the error is about a value and not about the connection.
 fn is_value(error: &tokio_postgres::Error) -> bool {
     let text = error.to_string();
     text.starts_with("error deserializing") || text.starts_with("error serializing")
 }
 
-/// An error with those that caused it, which name what it does not.
+/// The error's text with the texts of its causes, which have the details.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -49,7 +49,7 @@ pub(super) fn read_initial_state(
                 "the next revision would be {next_revision}: too few are left"
             )));
         }
-        // From revisions that were never given nothing can be resumed.
+        // A watch can't resume from revisions that were never assigned.
         let last_skipped = next_revision.0 - 1;
         if last_skipped > head.0 {
             client.execute(sql::ADD_GAP, &[&head.0, &last_skipped]).await?;
@@ -103,7 +103,7 @@ async fn stored_ready(client: &Client) -> Result<Vec<(RowId, ReadyEntry)>, Postg
     for row in client.query(sql::RESERVED, &[]).await? {
         let due_at: Option<Timestamp> = maybe(&row, 3)?;
         let rare_fields = RareFields::parse(maybe_text(&row, 4)?).map_err(PostgresError::Damaged)?;
-        // If nothing is due after its delay, it is still delayed.
+        // The saga is still delayed unless something is due after its delay.
         let delayed = rare_fields.not_before.is_some_and(|ready| due_at.is_none_or(|due| due <= ready));
         if let Some(reservation) = rare_fields.reservation.filter(|_| !delayed) {
             let eligibility = Eligibility::Assignee(reservation.assignee);

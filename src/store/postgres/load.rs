@@ -13,10 +13,10 @@ use super::{
     values::integer,
 };
 
-/// Where `sql::COMPENSATIONS` has the saga's row.
+/// The column of `sql::COMPENSATIONS` with the saga's row number.
 const SAGA_OF_COMPENSATION: usize = 11;
 
-/// A saga of a result, or what is wrong with its row.
+/// A saga that was read, or what is wrong with its row.
 pub(super) type ReadSaga = Result<(RowId, Saga), DamagedValue>;
 
 /// The compensations of several sagas, in order of saga and position.
@@ -26,13 +26,13 @@ pub(super) struct Compensations<'a> {
 }
 
 impl<'a> Compensations<'a> {
-    /// Those of a result.
+    /// The compensations in these rows.
     pub(super) fn of_rows(rows: &'a [Row]) -> Result<Self, PostgresError> {
         let sagas = rows.iter().map(|row| integer(row, SAGA_OF_COMPENSATION)).collect::<Result<_, _>>()?;
         Ok(Compensations { rows, sagas })
     }
 
-    /// Those of one saga.
+    /// The compensations of one saga.
     pub(super) fn of(&self, id: RowId) -> Result<Vec<Compensation>, DamagedValue> {
         let first = self.sagas.partition_point(|saga| *saga < id);
         let own = self.sagas.iter().skip(first).take_while(|saga| **saga == id).count();
@@ -40,7 +40,7 @@ impl<'a> Compensations<'a> {
     }
 }
 
-/// The sagas of a result, with their compensations of another.
+/// The sagas in `rows`, with their compensations in the other rows.
 pub(super) fn sagas(rows: &[Row], compensations: &[Row]) -> Result<Vec<ReadSaga>, PostgresError> {
     let compensations = Compensations::of_rows(compensations)?;
     let read = |row: &Row| {
@@ -53,7 +53,7 @@ pub(super) fn sagas(rows: &[Row], compensations: &[Row]) -> Result<Vec<ReadSaga>
     Ok(rows.iter().map(read).collect())
 }
 
-/// The events of a result.
+/// The events in these rows.
 pub(super) fn events(rows: &[Row]) -> Result<Vec<Event>, PostgresError> {
     rows.iter().map(|row| Ok(decode::event(row)?)).collect()
 }

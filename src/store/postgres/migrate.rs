@@ -1,4 +1,4 @@
-//! Makes the schema, and brings an older one up to date: one coordinator at a time, in one transaction.
+//! Creates the schema, or migrates an older one, in one transaction. One coordinator does so at a time.
 
 use super::{
     connect_options::ConnectOptions,
@@ -8,10 +8,10 @@ use super::{
     values::integer,
 };
 
-/// From each version to the next; the first begins with nothing.
+/// The migrations from each version to the next. The first one creates the schema.
 const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_begin.sql")];
 
-/// Whoever migrates holds this lock until its transaction ends: "sagad" and a number, in ASCII.
+/// A coordinator that migrates holds this lock until its transaction ends. The number is "sagad" and a digit, in ASCII.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(126879415100465)";
 /// Whether the schema's first table is there, and whether the schema has any other.
 const FOUND: &str = "SELECT (to_regclass('sagad.writer') IS NOT NULL)::int, \
@@ -22,7 +22,7 @@ const FIRST_ROW: &str = "INSERT INTO sagad.writer (schema_version, epoch, turn, 
     FROM pg_control_system() s, pg_control_checkpoint() c";
 const SET_VERSION: &str = "UPDATE sagad.writer SET schema_version = $1::bigint";
 
-/// Makes or updates the schema.
+/// Creates or migrates the schema.
 ///
 /// # Errors
 /// The schema is another program's, or was made by a later version: nothing was changed.
@@ -59,9 +59,9 @@ fn bring_up_to_date(connection: &PostgresConnection) -> Result<(), PostgresError
 }
 
 enum Found {
-    /// Of the schema; 0 if there is none yet.
+    /// The version of the schema; 0 if there is none yet.
     Version(i64),
-    /// Another program's.
+    /// The schema of another program.
     Foreign,
 }
 
@@ -80,7 +80,7 @@ fn version(connection: &PostgresConnection) -> Result<Found, PostgresError> {
             });
             match read {
                 Ok(Some(version)) => Ok(Found::Version(version)),
-                // It has no such column, or nothing in it.
+                // The table has no such column, or no row.
                 Ok(None) | Err(PostgresError::Refused(_)) => Ok(Found::Foreign),
                 Err(other) => Err(other),
             }

@@ -1,4 +1,4 @@
-//! The PostgreSQL backend: one elected coordinator writes, turn by turn; any number read.
+//! The PostgreSQL backend. One elected coordinator writes, turn by turn; any number of coordinators can read.
 //!
 //! ```text
 //! ConnectOptions ─► PostgresConnection ─► check_durability ─► migrate ─► wait_for_epoch ─► read_initial_state

@@ -20,23 +20,23 @@ use super::{
     writer::PostgresWriter,
 };
 
-/// How often a database that can't be reached is tried again …
+/// How often sagad tries again to reach the database.
 const TRY_EVERY: Duration = Duration::from_millis(500);
-/// … and how often the log says so.
+/// How often the log says that the database can't be reached.
 const TELL_EVERY: Span = Span::from_secs(10);
 
-/// A store that this coordinator writes, before it runs.
+/// The parts of a store that this coordinator has opened as its writer. Nothing runs yet.
 pub struct OpenedPostgres {
-    /// Its writing half.
+    /// Writes the store.
     pub writer: PostgresWriter,
-    /// What a coordinator begins with.
+    /// The state with which the coordinator begins.
     pub initial_state: InitialState,
-    /// Its reading half.
+    /// Reads the store.
     pub reader: PostgresReader,
 }
 
-/// Waits until this coordinator may write, and starts its writer. Blocks, also while the database can't be reached: it may
-/// be starting, too. `waiting` is told who writes meanwhile.
+/// Waits until this coordinator may write, and starts its writer. It blocks, and also waits for a database that can't
+/// be reached, which may be starting. `waiting` is called with the coordinator that writes meanwhile.
 pub fn open(
     connect: &ConnectOptions,
     me: &CoordinatorName,

@@ -65,22 +65,22 @@ pub enum OpenError {
     /// Another coordinator has taken over.
     #[error("another coordinator has taken over")]
     Deposed {
-        /// The last turn that was committed before.
+        /// The last turn that was committed before the takeover.
         last_turn: i64,
     },
-    /// The database is another than before, or was restored.
+    /// The database has failed over, was restored, or is a different one.
     #[error("the database has failed over; what is in memory may not be what is stored any more")]
     FailedOver,
-    /// What is stored makes no sense.
+    /// Stored data is invalid.
     #[error("the store is damaged: {0}; start from a backup")]
     Damaged(String),
-    /// Something else.
+    /// Any other error.
     #[error("the database can't be used: {0}")]
     Unusable(String),
 }
 
 impl OpenError {
-    /// True if it may be otherwise in a while: the database is not there, or not yet.
+    /// True if a later attempt may succeed: the database can't be reached now.
     pub fn may_pass(&self) -> bool {
         matches!(self, OpenError::Unreachable { .. })
     }

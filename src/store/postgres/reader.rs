@@ -35,11 +35,11 @@ use super::{
     values::{integer, maybe, maybe_text, parsed},
 };
 
-/// Most rows that one read scans, matching or not.
+/// How many rows one read scans at most, matching or not.
 const ROWS_PER_SNAPSHOT: i64 = 5000;
 /// How long a read waits for a free connection.
 const CONNECTION_WAIT: Duration = Duration::from_secs(10);
-/// Reads of several statements see one state.
+/// All statements of a read see the same state.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// Opens the connections of the pool.
@@ -69,7 +69,7 @@ pub struct PostgresReader {
 }
 
 impl PostgresReader {
-    /// A pool of at most `size` connections, which are made when they are needed.
+    /// A pool of at most `size` connections, which are opened when they are needed.
     pub(super) fn new(options: ConnectOptions, size: usize) -> Result<Self, r2d2::Error> {
         let pool = Pool::builder()
             .max_size(u32::try_from(size).unwrap_or(u32::MAX))
@@ -86,7 +86,7 @@ impl PostgresReader {
         let read = connection.run(async |client| {
             client.batch_execute(BEGIN).await?;
             let read = look(client).await;
-            // Whatever it came to, the snapshot ends.
+            // Ends the snapshot, also after an error.
             client.batch_execute("ROLLBACK").await?;
             read
         });
@@ -103,7 +103,7 @@ fn read_error(error: PostgresError) -> StoreError {
     }
 }
 
-/// Whole sagas of a statement, with their compensations.
+/// The whole sagas that a statement returns, with their compensations.
 async fn sagas(
     client: &Client,
     statement: &str,
@@ -120,7 +120,8 @@ async fn compensations_of(client: &Client, rows: &[Row]) -> Result<Vec<Row>, Pos
     if ids.is_empty() { Ok(Vec::new()) } else { Ok(client.query(sql::COMPENSATIONS_OF_ROWS, &[&ids]).await?) }
 }
 
-/// The end of the part that a filtering read scans: a filter that matches little must not make one read last long.
+/// The last revision that a read with a filter scans, so that a filter with few matches doesn't make the read last
+/// long.
 async fn window(
     client: &Client,
     statement: &str,
@@ -194,8 +195,8 @@ impl Reader for PostgresReader {
             (true, true) => sql::LIST_IN_FLIGHT_NEWEST,
         };
         let start = query.after.map_or(if query.newest_first { i64::MAX } else { 0 }, |cursor| cursor.0);
-        // Reads one more than wanted to know whether more follows. A page also ends when it has scanned its bound, or holds as
-        // many bytes as an answer.
+        // Reads one saga more than asked for, to know whether more follow. A page also ends after `ROWS_PER_SNAPSHOT`
+        // rows, or when it has as many bytes as an answer may have.
         self.look(async |client| {
             let mut found = Vec::new();
             let (mut next, mut from, mut scanned) = (None, start, 0);
@@ -327,7 +328,7 @@ impl Reader for PostgresReader {
     }
 
     fn queues(&self, after: Option<&QueueName>, limit: usize) -> Result<Vec<QueueStatus>, StoreError> {
-        // No name is empty.
+        // No queue has an empty name, so all names come after it.
         let after = after.map_or("", QueueName::as_str);
         self.look(async |client| {
             let rows = client.query(sql::QUEUES, &[&after, &limit_of(limit)]).await?;

@@ -1,5 +1,5 @@
-//! Every statement, named and gathered. None is built at run time, and no rule hides in one. Parameters are arrays wherever a
-//! statement is about several rows: it is sent once for all of them.
+//! All SQL statements of this backend. None is built at run time, and none contains a rule of the domain. A statement
+//! about several rows has arrays as parameters, so that it is sent once for all of them.
 
 /// The columns that never change, in the order in which `columns::decode` reads them.
 macro_rules! spec_columns {
@@ -14,7 +14,8 @@ macro_rules! spec_columns {
     };
 }
 
-/// The columns that change; what only ended sagas have is given, what is in `rare` is NULL.
+/// The columns that change. The arguments are the columns that only ended sagas have. Fields that are stored in `rare`
+/// are NULL.
 macro_rules! changing_columns {
     ($end_time:literal, $terminal_reason:literal) => {
         concat!(
@@ -42,7 +43,7 @@ macro_rules! in_flight {
     };
 }
 
-/// The same of ended sagas.
+/// The same for ended sagas.
 macro_rules! ended {
     ($payload:literal, $contents:literal) => {
         concat!(
@@ -102,7 +103,7 @@ pub const SAGAS: &str = whole_sagas!(concat!("WHERE w.id = ", rows_of_keys!()));
 pub const COMPENSATIONS: &str = compensations!(rows_of_keys!());
 pub const COMPENSATIONS_OF_ROWS: &str = compensations!("ANY($1::bigint[])");
 
-/// A saga without its contents, and how large they are.
+/// A saga without its contents, and their sizes.
 pub const BRIEF: &str = concat!(
     in_flight!(
         "''::bytea",
@@ -117,11 +118,11 @@ pub const BRIEF: &str = concat!(
     ),
     "WHERE w.id = $1::bigint"
 );
-/// Where the sizes stand in it.
+/// The column of `BRIEF` with the payload's size. The next one has the size of progress and result.
 pub const BRIEF_PAYLOAD_BYTES: usize = 53;
 pub const PAYLOAD: &str = "SELECT payload FROM saga WHERE id = $1::bigint";
 
-/// Pages of all sagas, and of those in flight, in order of creation and the other way round.
+/// Pages of all sagas and of those in flight, in order of creation and newest first.
 pub const LIST: &str = concat!(
     "(",
     in_flight!("''::bytea", "''::bytea, ''::bytea"),
@@ -147,7 +148,7 @@ pub const STALE: &str = concat!(
     "WHERE w.expired_revision > $1::bigint AND w.expired_revision <= $2::bigint \
      AND (cardinality($3::text[]) = 0 OR q.name = ANY($3)) ORDER BY w.expired_revision LIMIT $4"
 );
-/// Where a bounded part of them ends.
+/// The end of a bounded part of them.
 pub const STALE_WINDOW: &str = "SELECT expired_revision FROM work WHERE expired_revision > $1::bigint \
      AND expired_revision <= $2::bigint ORDER BY expired_revision OFFSET $3 LIMIT 1";
 
@@ -170,19 +171,19 @@ pub const EVENTS_MARKED: &str = events!(
     "WHERE e.mark IS NOT NULL AND e.revision > $1::bigint AND e.revision <= $2::bigint \
      AND (cardinality($3::text[]) = 0 OR q.name = ANY($3)) ORDER BY e.revision LIMIT $4"
 );
-/// Where a bounded part of the history ends, of each sort.
+/// The end of a bounded part of the history: of all events, and of marked events.
 pub const EVENTS_WINDOW: &str = "SELECT revision FROM event WHERE revision > $1::bigint AND revision <= $2::bigint \
      ORDER BY revision OFFSET $3 LIMIT 1";
 pub const EVENTS_MARKED_WINDOW: &str = "SELECT revision FROM event WHERE mark IS NOT NULL AND revision > $1::bigint \
      AND revision <= $2::bigint ORDER BY revision OFFSET $3 LIMIT 1";
-/// A saga's own history.
+/// The history of one saga.
 pub const EVENTS_OF_TASK: &str = events!(
     "WHERE e.saga = (SELECT id FROM saga WHERE task_id = $1) AND e.revision > $2::bigint AND e.revision <= $3::bigint \
      ORDER BY e.revision LIMIT $4"
 );
 /// The `claimed` event of a lease.
 pub const CLAIMED: &str = events!("WHERE e.revision = $2::bigint AND e.saga = $1::bigint");
-/// The newest events of a saga after it.
+/// The newest events of a saga after that event.
 pub const NEWEST_EVENTS: &str =
     events!("WHERE e.saga = $1::bigint AND e.revision > $2::bigint ORDER BY e.revision DESC LIMIT $3");
 
@@ -201,14 +202,14 @@ pub const QUEUE_COUNTS: &str = "SELECT queue, state, sagas FROM queue_count WHER
 pub const STALE_COUNTS: &str = "SELECT queue, count(*) FROM work WHERE expired_revision IS NOT NULL GROUP BY queue";
 pub const READY_COUNTS: &str = "SELECT queue, count(*), min(ready_since) FROM work WHERE ready = 1 GROUP BY queue";
 
-/// For the start.
+/// Read when a coordinator has taken over.
 pub const WRITER: &str = "SELECT schema_version::bigint, epoch, turn, next_revision, next_row, compacted, last_time, \
      system_identifier, timeline FROM writer";
 pub const NEWEST_EVENT: &str = "SELECT revision, time FROM event ORDER BY revision DESC LIMIT 1";
 pub const NEWEST_HEARTBEAT: &str = "SELECT max(lease_heartbeat) FROM work";
 pub const DUE: &str = "SELECT w.id, w.due_at, w.due_since, q.name, w.state FROM work w JOIN queue q ON q.id = w.queue \
      WHERE w.due_at IS NOT NULL";
-/// What waits to be compensated, with a row for each pending kind, and what is reserved.
+/// Sagas that are ready to be compensated, with a row for each pending kind; and sagas that are reserved.
 pub const READY_TO_COMPENSATE: &str = "SELECT w.id, -w.rank, q.name, c.kind FROM work w JOIN queue q ON q.id = w.queue \
      LEFT JOIN compensation c ON c.saga = w.id AND c.state IN (1, 3) WHERE w.ready = 2";
 pub const RESERVED: &str = "SELECT w.id, -w.rank, q.name, w.due_at, w.rare FROM work w JOIN queue q ON q.id = w.queue \
@@ -216,32 +217,32 @@ pub const RESERVED: &str = "SELECT w.id, -w.rank, q.name, w.due_at, w.rare FROM 
 pub const PAUSED: &str = "SELECT name FROM queue WHERE paused";
 pub const ADD_GAP: &str = "INSERT INTO gap VALUES ($1::bigint, $2::bigint) ON CONFLICT (after_revision) DO UPDATE SET through = excluded.through";
 
-/// Begins a turn: ends its transaction unless this coordinator still writes, and this turn is the next. An older program
-/// is stopped by the schema's version.
+/// Begins a turn. It ends the transaction unless this coordinator is still the writer and this turn is the next one.
+/// The schema's version stops an older program.
 pub const FENCE: &str = "WITH fenced AS (UPDATE writer SET turn = turn + 1, alive_time = clock_timestamp(), \
      next_revision = greatest(next_revision, $4::bigint), next_row = greatest(next_row, $5::bigint), \
      compacted = greatest(compacted, $6::bigint) \
      WHERE epoch = $1::bigint AND turn = $2::bigint AND schema_version = $3::bigint RETURNING 1) \
      SELECT require_rows((SELECT count(*) FROM fenced), 1, 'SG001')";
-/// Whether this coordinator still writes.
+/// Returns a row if this coordinator is still the writer.
 pub const IS_WRITER: &str = "SELECT 1 FROM writer WHERE epoch = $1::bigint AND schema_version = $2::bigint";
 pub const STAY_ALIVE: &str =
     "UPDATE writer SET alive_time = clock_timestamp() WHERE epoch = $1::bigint AND schema_version = $2::bigint";
 pub const CLOSE: &str = "UPDATE writer SET last_time = greatest(last_time, $2::bigint), alive_time = '-infinity' \
      WHERE epoch = $1::bigint";
-/// Under a lock that waits for a transaction which may still be running.
+/// The row lock waits for a transaction of the lost connection that may still be running.
 pub const TURN: &str = "SELECT epoch, turn FROM writer FOR UPDATE";
 /// The first turn of the epoch after this one.
 pub const FIRST_TURN_BEHIND: &str = "SELECT first_turn FROM epoch WHERE epoch > $1::bigint ORDER BY epoch LIMIT 1";
-/// Whether the database is the one that was taken over, and has not failed over since.
+/// True if the database is the one that was taken over, and has not failed over since.
 pub const IS_SAME_TIMELINE: &str = "SELECT (w.system_identifier = s.system_identifier AND w.timeline = c.timeline_id)::int \
      FROM writer w, pg_control_system() s, pg_control_checkpoint() c";
 
-/// Changes a saga's row to what it is, to find out whether it can be changed.
+/// Updates a saga's row without changing a value, to find out whether the row can be updated.
 pub const TRY_WORK: &str = "UPDATE work SET revision = revision WHERE id = $1::bigint";
 pub const TRY_ENDED: &str = "UPDATE ended SET revision = revision WHERE id = $1::bigint";
 
-/// Changes. The first array has a saga's row each; a row that must be there and isn't ends the transaction.
+/// The changes of a turn. The first array has row numbers. If a row is missing that has to exist, the transaction ends.
 pub const REMOVE: &str = "WITH gone AS (DELETE FROM ended WHERE id = ANY($1::bigint[]) RETURNING queue, state), \
      counted AS (UPDATE queue_count c SET sagas = c.sagas - g.sagas \
      FROM (SELECT queue, state, count(*) AS sagas FROM gone GROUP BY queue, state) g \

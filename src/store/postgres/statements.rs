@@ -7,13 +7,13 @@ use super::{connection::PostgresConnection, error::PostgresError, sql};
 
 macro_rules! statements {
     ($($(#[$about:meta])* $name:ident = $sql:ident),* $(,)?) => {
-        /// Each is named after what it reads or writes; see `sql.rs`.
+        /// Each statement is named after what it reads or writes; see `sql.rs`.
         pub(super) struct WriterStatements {
             $($(#[$about])* pub(super) $name: Statement,)*
         }
 
         impl WriterStatements {
-            /// Prepares all of them, at once.
+            /// Prepares all statements, without waiting for one after the other.
             pub(super) fn prepare(connection: &PostgresConnection) -> Result<Self, PostgresError> {
                 connection.run(async |client| {
                     let all = try_join_all([$(sql::$sql),*].map(|sql| client.prepare(sql))).await?;

@@ -1,4 +1,4 @@
-//! Values of PostgreSQL as values of the domain.
+//! Converts values of PostgreSQL into values of the domain.
 
 use tokio_postgres::{
     Row,
@@ -10,7 +10,7 @@ use super::{
     error::PostgresError,
 };
 
-/// A column of a type that the tables have, or that a statement counts with.
+/// A column's value, of the types that occur in tables and in counts.
 enum Value<'a> {
     Null,
     Integer(i64),

@@ -1,9 +1,9 @@
 //! [`PostgresWriter`]: the elected coordinator's connection, with the loads and writes of a turn.
 //!
-//! A turn is one flight for what memory lacks, and one for its changes: `BEGIN`, the fence, the changes, `COMMIT`, all sent
-//! before the first answer is awaited. A statement that finds fewer rows than it has to ends the transaction in the database,
-//! so that a `COMMIT` behind it commits nothing; every result is looked at, since PostgreSQL answers such a `COMMIT` with
-//! success.
+//! A turn takes two round trips. The first loads what is not in memory. The second has the changes: `BEGIN`, the fence,
+//! the changes and `COMMIT` are all sent before the first answer is awaited. If a statement finds fewer rows than it
+//! must, it ends the transaction in the database, and the `COMMIT` after it commits nothing. PostgreSQL reports such a
+//! `COMMIT` as a success, so every result is checked.
 
 use std::{cmp::Reverse, collections::HashMap, sync::Arc, thread, time::Duration};
 
@@ -42,11 +42,11 @@ use super::{
     values::integer,
 };
 
-/// How long the writer tries to find out whether a commit happened whose answer was lost: a database restarts or fails over
-/// within this.
+/// How long the writer tries to find out whether a commit happened after its answer was lost. A database restarts or
+/// fails over within this time.
 const RESOLVE_WITHIN: Span = Span::from_secs(30);
 const RECONNECT_EVERY: Duration = Duration::from_millis(200);
-/// How often an idle writer shows that it is there.
+/// How often an idle writer updates `alive_time`.
 const ALIVE_EVERY: Span = Span::from_secs(1);
 
 /// Writes a store in PostgreSQL, as the coordinator of one epoch.
@@ -55,19 +55,19 @@ pub struct PostgresWriter {
     connection: PostgresConnection,
     statements: WriterStatements,
     epoch: i64,
-    /// Turns that are committed.
+    /// The number of committed turns.
     turn: i64,
     /// The numbers of all queues.
     queues: HashMap<QueueName, i64>,
-    /// What the next turn will ask for, loaded at once.
+    /// What the next turn will read, loaded in advance.
     loaded: LoadedAhead,
-    /// The database is away, and with it the lock.
+    /// True if the database is away; then the lock may be lost too.
     is_away: bool,
     clock: Arc<dyn Clock>,
     alive_at: Timestamp,
 }
 
-/// What was loaded for a turn before it began.
+/// Sagas and answers that were loaded before their turn began.
 #[derive(Default)]
 struct LoadedAhead {
     sagas: HashMap<LoadKey, LoadResult>,
@@ -77,7 +77,7 @@ struct LoadedAhead {
 /// How a commit ended.
 enum Ended {
     Committed,
-    /// It did not happen.
+    /// The commit did not happen.
     Not(PostgresError),
     /// The connection was lost when the commit may have been on its way.
     Unknown(String),
@@ -107,7 +107,7 @@ impl PostgresWriter {
         })
     }
 
-    /// Reads for a turn; a connection that breaks is made anew before the next one.
+    /// Reads for a turn. If the connection breaks, it is replaced before the next turn.
     fn read<T>(
         &mut self,
         read: impl AsyncFnOnce(&Client, &WriterStatements) -> Result<T, PostgresError>,
@@ -116,7 +116,7 @@ impl PostgresWriter {
         done.map_err(|error| self.fault(error))
     }
 
-    /// The backend error for one before the commit: nothing has happened.
+    /// Converts an error that came before the commit: nothing was changed.
     fn fault(&mut self, error: PostgresError) -> BackendError {
         match error {
             PostgresError::Full(_) => {
@@ -133,7 +133,7 @@ impl PostgresWriter {
         }
     }
 
-    /// Loads sagas by keys, in one flight.
+    /// Loads sagas by keys, in one round trip.
     fn load_keys(&mut self, keys: &[LoadKey]) -> Result<Vec<LoadResult>, BackendError> {
         let (mut tasks, mut sagas, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         for key in keys {
@@ -166,7 +166,7 @@ impl PostgresWriter {
                         }
                     }
                 }
-                // Of which key it is can't be told from a row that can't be read.
+                // A row that can't be read doesn't say which key it belongs to, so several keys are loaded one by one.
                 Err(damaged) if keys.len() == 1 => results.fill(LoadResult::Unreadable(damaged.0)),
                 Err(_) => return keys.iter().map(|key| self.load_key(key)).collect(),
             }
@@ -230,7 +230,7 @@ impl PostgresWriter {
             pipeline.sent.push(client.batch_execute("COMMIT").boxed_local());
             let mut results = join_all(pipeline.sent).await;
             let committed = results.pop().expect("the commit's");
-            // The first that failed says why; those behind it only that the transaction had ended.
+            // The first error says what failed. Those after it only say that the transaction had ended.
             if let Some(failed) = results.into_iter().find_map(Result::err) {
                 return Ok(Ended::not(failed.into()));
             }
@@ -240,7 +240,7 @@ impl PostgresWriter {
         sent.unwrap_or_else(|error| Ended::Unknown(error.to_string()))
     }
 
-    /// Finds out whether a turn was committed whose answer was lost.
+    /// Finds out whether a turn was committed after its answer was lost.
     fn resolve(&mut self, what: &str) -> Result<(), BackendError> {
         tracing::warn!(what, "the connection to the database was lost during a commit; asking whether it happened");
         let until = self.clock.now().plus(RESOLVE_WITHIN);
@@ -256,7 +256,7 @@ impl PostgresWriter {
         }
     }
 
-    /// Connects anew, under the lock; returns how many turns are committed.
+    /// Connects again and takes the lock; returns how many turns are committed.
     ///
     /// # Errors
     /// The database is away, another coordinator has taken over, or it is not the same database any more.
@@ -283,7 +283,7 @@ impl PostgresWriter {
             return Err(OpenError::FailedOver);
         }
         if !try_lock(&connection).map_err(failed)? {
-            // The session that was lost may not have ended yet, or another coordinator is taking over.
+            // The lost session may not have ended yet, or another coordinator is taking over.
             return Err(self.options.unreachable("another session holds the writer's lock"));
         }
         self.statements = WriterStatements::prepare(&connection).map_err(failed)?;
@@ -291,7 +291,7 @@ impl PostgresWriter {
         Ok(turn)
     }
 
-    /// Makes a broken connection anew, and tries whether the database takes a write.
+    /// Replaces a broken connection, and checks that the database accepts a write.
     fn come_back(&mut self) -> Result<(), BackendError> {
         if self.connection.is_closed() || self.stay_alive().is_err() {
             match self.reconnect() {
@@ -313,7 +313,7 @@ impl PostgresWriter {
         Ok(())
     }
 
-    /// Shows that the writer is there; fails if it is not the writer any more.
+    /// Updates `alive_time`; fails if this coordinator is not the writer any more.
     fn stay_alive(&mut self) -> Result<(), PostgresError> {
         let changed = self.connection.run(async |client| {
             Ok(client.execute(&self.statements.stay_alive, &[&self.epoch, &SCHEMA_VERSION]).await?)
@@ -324,7 +324,7 @@ impl PostgresWriter {
 }
 
 impl Ended {
-    /// An error of a statement before the commit. Only where the connection is lost may the commit have arrived.
+    /// Converts an error of a statement before the commit. The commit can only have arrived if the connection was lost.
     fn not(error: PostgresError) -> Self {
         match error {
             PostgresError::Away(what) if what.contains("connection closed") => Ended::Unknown(what),
@@ -333,7 +333,8 @@ impl Ended {
     }
 }
 
-/// Statements that are all sent before the first result is awaited: each when its future is first polled, so in this order.
+/// Statements that are all sent before the first result is awaited. Each is sent when its future is first polled, so
+/// they are sent in this order.
 struct Pipeline<'a> {
     client: &'a Client,
     sent: Vec<LocalBoxFuture<'a, Result<(), tokio_postgres::Error>>>,
@@ -539,7 +540,7 @@ impl PostgresWriter {
         Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
     }
 
-    /// The saga whose rows can't be changed as the turn wanted, found by trying each by itself.
+    /// Finds the saga whose rows the turn could not change, by trying each saga separately.
     fn whose_rows(&mut self, changes: &ChangeSet, what: String) -> BackendError {
         let stored =
             changes.sagas.iter().filter_map(|change| Some((change.id, change.before.as_ref()?.state.is_terminal())));

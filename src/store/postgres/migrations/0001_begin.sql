@@ -1,11 +1,13 @@
--- Everything lies in a schema of its own, so that the database may hold other things. Times are microseconds since 1970, the
--- numbers of states and kinds those of the code. What a heartbeat changes has no index: then PostgreSQL updates the row within its
--- page (heap-only). There are no foreign keys: one coordinator writes, and its rules are the constraint.
+-- Everything is in a separate schema, so that the database can hold other things. Times are microseconds since 1970.
+-- The numbers of states and kinds are in columns/codes.rs. The columns that a heartbeat changes have no index, so that
+-- PostgreSQL updates the row within its page (heap-only). There are no foreign keys: only one coordinator writes, and
+-- its code keeps the tables consistent.
 
 CREATE SCHEMA sagad;
 SET LOCAL search_path = sagad;
 
--- Who writes, and what the next turn begins with. One row; every turn changes it first.
+-- The current writer, and the numbers with which the next turn begins. There is one row, and every turn changes it
+-- first.
 CREATE TABLE writer (
     one            boolean PRIMARY KEY DEFAULT true CHECK (one),
     schema_version integer NOT NULL,
@@ -20,7 +22,7 @@ CREATE TABLE writer (
     timeline       bigint NOT NULL
 ) WITH (fillfactor = 10);
 
--- The coordinators that have written, one after the other: from which turn on, under which name, at which address.
+-- The coordinators that have been the writer, with their first turn, name and address.
 CREATE TABLE epoch (
     epoch      bigint PRIMARY KEY,
     first_turn bigint NOT NULL,
@@ -39,7 +41,7 @@ CREATE TABLE queue (
     change_time bigint
 ) WITH (fillfactor = 50);
 
--- How many sagas of a queue are in which state.
+-- How many sagas each queue has in each state.
 CREATE TABLE queue_count (
     queue integer NOT NULL,
     state smallint NOT NULL,
@@ -47,7 +49,7 @@ CREATE TABLE queue_count (
     PRIMARY KEY (queue, state)
 ) WITH (fillfactor = 10);
 
--- What never changes of a saga.
+-- The columns of a saga that never change.
 CREATE TABLE saga (
     id             bigint PRIMARY KEY,
     task_id        text COLLATE "C" NOT NULL UNIQUE,
@@ -73,8 +75,8 @@ CREATE TABLE saga (
     payload        bytea NOT NULL
 );
 
--- Sagas in flight. `rank` is the priority negated, so that an index in one direction has the order of claims; `rare` is JSON with
--- what few sagas have.
+-- Sagas in flight. `rank` is the negated priority, so that an ascending index is in the order of claims. `rare` is JSON
+-- with the fields that few sagas have.
 CREATE TABLE work (
     id            bigint PRIMARY KEY,
     queue         integer NOT NULL,
@@ -107,7 +109,7 @@ CREATE INDEX work_ready ON work (ready, queue, rank, id) WHERE ready IS NOT NULL
 -- WatchStale: the snapshot, in order of the lease_expired events.
 CREATE INDEX work_stale ON work (expired_revision) WHERE expired_revision IS NOT NULL;
 
--- Ended sagas, with the same columns as far as they have them.
+-- Ended sagas, with those of the same columns that they need.
 CREATE TABLE ended (
     id            bigint PRIMARY KEY,
     queue         integer NOT NULL,
@@ -158,7 +160,7 @@ CREATE TABLE compensation (
     PRIMARY KEY (saga, position)
 );
 
--- The history: appended to, never changed.
+-- The history. Events are added and purged, never changed.
 CREATE TABLE event (
     revision   bigint PRIMARY KEY,
     saga       bigint NOT NULL,
@@ -178,12 +180,12 @@ CREATE TABLE event (
     cause      smallint
 );
 
--- A saga's own history.
+-- The history of one saga.
 CREATE INDEX event_of_saga ON event (saga, revision);
--- WatchStale from a revision: what began or ended staleness.
+-- WatchStale from a revision: the events that began or ended staleness.
 CREATE INDEX event_mark ON event (revision) WHERE mark IS NOT NULL;
 
--- Revisions that were never given, from which nothing can be resumed: `after_revision` < revision <= `through`.
+-- Revisions that were never assigned: `after_revision` < revision <= `through`. A watch cannot resume from them.
 CREATE TABLE gap (
     after_revision bigint PRIMARY KEY,
     through        bigint NOT NULL
@@ -199,7 +201,7 @@ CREATE TABLE answer (
 );
 CREATE INDEX answer_oldest ON answer (n);
 
--- Ends a transaction unless a statement changed as many rows as it had to.
+-- Ends the transaction unless a statement changed as many rows as it had to.
 CREATE FUNCTION require_rows(changed bigint, wanted bigint, code text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF changed IS DISTINCT FROM wanted THEN
