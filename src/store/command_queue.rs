@@ -121,9 +121,9 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_comes_while_it_spins_is_taken() {
+    fn a_message_that_arrives_while_spinning_is_received() {
         let (sender, messages) = unbounded();
-        // The clock stands still: it spins the most iterations, then sleeps.
+        // The clock stands still, so the queue spins `SPINS` times and then sleeps.
         let mut command_queue = queue_that_expects_next(messages, Arc::new(ManualClock::default()));
         let sending = thread::spawn(move || {
             thread::sleep(Duration::from_micros(50));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn it_spins_no_longer_than_it_may_wait_and_sleeps_when_no_caller_is_quick() {
+    fn spinning_ends_at_the_deadline_and_needs_a_single_quick_caller() {
         let clock = Arc::new(SystemClock::start());
         let (_sender, messages) = unbounded();
         let mut command_queue = queue_that_expects_next(messages, Arc::clone(&clock) as Arc<dyn Clock>);
@@ -145,14 +145,14 @@ mod tests {
         assert!(clock.now() >= until);
         assert!(!command_queue.arrived_soon);
         command_queue.turn_done(1);
-        assert!(!command_queue.expects_next, "what came late is not awaited awake");
+        assert!(!command_queue.expects_next, "it doesn't spin after a late message");
         command_queue.arrived_soon = true;
         command_queue.turn_done(2);
-        assert!(!command_queue.expects_next, "with several callers there is something to do anyway");
+        assert!(!command_queue.expects_next, "it doesn't spin with several callers");
     }
 
     #[test]
-    fn without_anybody_who_could_ask_it_is_to_close() {
+    fn a_queue_without_senders_returns_close() {
         let (sender, messages) = unbounded();
         drop(sender);
         let mut command_queue = queue_that_expects_next(messages, Arc::new(ManualClock::default()));

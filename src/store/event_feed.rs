@@ -112,9 +112,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn p10_a_page_holds_what_fits_and_one_event_at_least() {
+    async fn p10_a_page_is_bounded_in_bytes_but_has_at_least_one_event() {
         let most = RUN_BYTES - event(1, 0).weight();
-        assert_eq!(pages(&[most + 1, 1, 1]).await, [1, 2], "one that is too large is alone");
+        assert_eq!(pages(&[most + 1, 1, 1]).await, [1, 2], "an event that is too large has its own page");
         assert_eq!(pages(&[most, 1]).await, [1, 1]);
         let fit = RUN_BYTES / event(1, 100).weight();
         assert!(fit < EVENTS_READ);

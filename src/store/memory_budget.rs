@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p10_large_changes_share_the_memory_and_small_ones_are_never_refused() {
+    fn p10_large_changes_share_the_budget_and_small_ones_are_never_refused() {
         let memory = MemoryBudget::default();
         let half = memory.reserve(CHANGES_BYTES / 2).unwrap();
         let other = memory.reserve(CHANGES_BYTES / 2).unwrap();
@@ -70,8 +70,8 @@ mod tests {
         let _small = memory.reserve(SMALL_BYTES).unwrap();
         drop(half);
         assert!(memory.reserve(CHANGES_BYTES / 4).is_some());
-        assert_eq!(memory.left(), CHANGES_BYTES / 2 - SMALL_BYTES, "what was refused took nothing");
-        // The request has been released, an answer added.
+        assert_eq!(memory.left(), CHANGES_BYTES / 2 - SMALL_BYTES, "the refused change took nothing");
+        // The request's memory is released, and an answer's is added.
         other.release();
         other.add(SMALL_BYTES);
         assert_eq!(memory.left(), CHANGES_BYTES - 2 * SMALL_BYTES);

@@ -1,9 +1,9 @@
 //! [`ReadQueue`]: decides which read is next when all readers are busy.
 //!
-//! In order of arrival, a caller that reads much would make all others wait. So each caller has its own queue, and a
-//! free reader goes to the caller with the fewest running reads; among several, to the one served longest ago. A read
-//! that scans much does so a page at a time and queues again for each page. So a caller that reads little waits for
-//! one page of each caller that reads much.
+//! If reads were served in order of arrival, a caller with many reads would make all others wait. So each caller has
+//! its own queue, and a free reader goes to the caller with the fewest running reads; among several, to the one served
+//! longest ago. A read that scans much does so a page at a time and queues again for each page. So a caller that reads
+//! little waits for one page of each caller that reads much.
 //!
 //! The queue has no bound of its own: a call or a stream has one read at a time, and calls and streams are bounded.
 
@@ -19,7 +19,7 @@ use crate::clock::Clock;
 
 use super::{CallerKey, Credentials, Reader, StoreError};
 
-/// Who reads.
+/// The caller of a read.
 #[derive(Clone, Debug, Default)]
 pub struct ReadCaller {
     /// The caller that the reads count for; none: the daemon itself.
@@ -68,7 +68,7 @@ pub(super) struct ReadQueue {
 }
 
 struct State {
-    /// Free readers. If there are any, nobody waits.
+    /// Free readers. If there are any, no read waits.
     free: usize,
     /// The reads of each caller that has or waits for a reader.
     callers: HashMap<Option<CallerKey>, CallerReads>,
@@ -82,11 +82,11 @@ struct CallerReads {
     running: usize,
     /// The number of its last turn, or else of its arrival. The smallest was served longest ago.
     turn: u64,
-    /// In order of arrival.
+    /// The waiting reads in order of arrival.
     waiting: BTreeMap<u64, oneshot::Sender<ReadPermit>>,
 }
 
-/// A reader, free again when this is dropped.
+/// A reader that is assigned to a read. It is free again when this is dropped.
 pub(super) struct ReadPermit {
     queue: Arc<ReadQueue>,
     share: Option<CallerKey>,
@@ -106,7 +106,7 @@ impl ReadQueue {
         Arc::new(ReadQueue { state: Mutex::new(state) })
     }
 
-    /// Waits for a reader; an error for a caller whose credentials are invalid by then.
+    /// Waits for a reader. Fails if the caller's credentials are revoked during the wait or invalid after it.
     pub(super) async fn turn(
         self: &Arc<Self>,
         caller: &ReadCaller,
@@ -122,7 +122,7 @@ impl ReadQueue {
                     }
                 };
                 tokio::select! {
-                    // Can't fail: the queue, and with it the other end, lives as long as this.
+                    // Can't fail: the queue keeps the sender, and it lives as long as this place.
                     permit = &mut place.permit => permit.map_err(|_| StoreError::ShuttingDown)?,
                     () = revoked => return Err(StoreError::Revoked),
                 }
@@ -205,7 +205,7 @@ impl Drop for ReadPermit {
 impl Drop for QueuePlace {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
-        // If it is gone already, its permit is on the way and is dropped with the other end.
+        // If the read is not in the queue any more, its permit was sent and is dropped with the receiver.
         state.change(&self.share, |reads| reads.waiting.remove(&self.number));
     }
 }
@@ -251,10 +251,10 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_fewer_reads_running_is_next_then_whoever_was_served_longest_ago() {
+    fn the_next_caller_has_the_fewest_running_reads_then_the_oldest_turn() {
         let reads = CallerReader::over(2);
         let callers: Vec<_> = (0..3).map(caller).collect();
-        // Two run of the first caller, and many wait; then each of the others asks for two.
+        // Two reads of the first caller run, and five wait. Then each of the other callers asks for two.
         let mut running: Vec<_> = (0..2).map(|_| reads.ask(&callers[0]).now_or_never().unwrap().unwrap()).collect();
         let asked = [0, 0, 0, 0, 0, 1, 1, 2, 2];
         let mut waiting: Vec<_> = asked.into_iter().map(|who| (who, Some(reads.ask(&callers[who])))).collect();
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_up_or_revoked_takes_no_reader() {
+    fn dropped_and_revoked_reads_take_no_reader() {
         let reads = CallerReader::over(1);
         let running = reads.ask(&caller(0)).now_or_never().unwrap().unwrap();
         let (gone, other) = (caller(1), caller(2));
@@ -292,10 +292,10 @@ mod tests {
         let refused = (&mut revoked_while_waiting).now_or_never().expect("at once").err();
         assert_eq!(refused, Some(StoreError::Revoked));
         drop(running);
-        assert!((&mut waits).now_or_never().is_none(), "the one before it has the turn");
+        assert!((&mut waits).now_or_never().is_none(), "the read before it has the turn");
         assert_eq!((&mut over_by_its_turn).now_or_never().unwrap().err(), Some(StoreError::Revoked));
         let permit = (&mut waits).now_or_never().expect("nobody else waits").unwrap();
-        // One that is given up after it got its turn and before it noticed.
+        // This read is dropped after it got its turn and before it was polled.
         let late = reads.ask(&gone);
         drop(permit);
         drop(late);

@@ -203,7 +203,7 @@ pub(super) mod tests {
         }
     }
 
-    /// The revisions of all that follows one; nothing if it is not kept.
+    /// The revisions of all events after this one; none if they are no longer kept.
     fn after(recent: &RecentEvents, mut revision: Revision) -> Option<Vec<i64>> {
         let mut found = Vec::new();
         loop {
@@ -221,7 +221,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn p10_what_is_kept_is_bounded_by_number_and_by_bytes() {
+    fn p10_kept_events_are_bounded_by_number_and_bytes() {
         const LARGE: usize = 25 << 10;
         for (bytes, kept) in [(1, EVENTS_KEPT), (LARGE, RECENT_EVENTS_BYTES / 2 / event(1, LARGE).weight())] {
             let recent = RecentEvents::starting_at(Revision::ZERO);
@@ -229,12 +229,12 @@ pub(super) mod tests {
             (1..=last).for_each(|revision| recent.publish([event(revision, bytes)]));
             let floor = Revision(last - kept as i64);
             assert_eq!(after(&recent, floor).map(|events| events.len()), Some(kept));
-            assert_eq!(after(&recent, Revision(floor.0 - 1)), None, "what is older is read from the store");
+            assert_eq!(after(&recent, Revision(floor.0 - 1)), None, "older events are not kept");
         }
     }
 
     #[test]
-    fn what_is_committed_together_is_cut_into_runs() {
+    fn a_large_commit_is_split_into_runs() {
         let recent = RecentEvents::starting_at(Revision(7));
         assert!(matches!(recent.next_run(Revision(7)), NextRun::UpToDate));
         let fit = RUN_BYTES / event(1, 100).weight();

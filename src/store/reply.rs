@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn outcomes_reach_those_who_asked_through_a_reply_queue_and_without() {
+    async fn outcomes_are_delivered_with_and_without_a_reply_queue() {
         let (direct, expected_directly) = channel();
         let emptied = tokio::spawn(deliver_replies());
         tokio::task::yield_now().await;
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_went_away_is_noticed() {
+    fn a_reply_is_closed_when_its_receiver_is_dropped() {
         let (reply, channel) = channel();
         assert!(!reply.is_closed());
         drop(channel);

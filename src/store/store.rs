@@ -349,7 +349,7 @@ mod tests {
             Memory::default().open(&options, Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>).unwrap();
         let minute = Span::from_secs(60);
         clock.advance(minute);
-        // An idle writer looks up by itself.
+        // An idle writer runs by itself.
         while store.writer_silence() > Span::ZERO {
             thread::sleep(Duration::from_millis(5));
         }

@@ -474,7 +474,7 @@ mod tests {
 
     /// An older store is verified before it is changed, and holds the same data afterwards.
     #[test]
-    fn a_store_of_version_2_is_verified_as_it_is_and_migrated_whole() {
+    fn a_store_of_version_2_is_verified_unmigrated_and_keeps_its_data_when_migrated() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
         Connection::open(&path).unwrap().execute_batch(include_str!("store_2.sql")).unwrap();
@@ -503,9 +503,9 @@ mod tests {
         assert_eq!(check_file(&path).unwrap().problems, Vec::<String>::new());
     }
 
-    /// A kill between creating a store and the first reservation leaves it in this state.
+    /// A kill between the creation of a store and the first reservation leaves the store in this state.
     #[test]
-    fn a_store_in_which_nothing_was_reserved_yet_is_healthy() {
+    fn a_store_without_a_reservation_is_healthy() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
         super::super::open::create_store(&path).unwrap();

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_connection_trusts_its_database_or_makes_one() {
+    fn connections_distrust_the_schema_and_create_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a?b%20#.db");
         for open in [open, open_to_read, open_unchanging] {

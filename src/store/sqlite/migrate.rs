@@ -38,7 +38,7 @@ pub fn migrate(connection: &mut Connection, found: FoundDatabase, migrations: &[
 mod tests {
     use super::*;
 
-    /// The schema as it is, with its version, and what a table holds.
+    /// The version, the schema and the values in `meta`.
     fn state(connection: &Connection) -> (i64, Vec<String>, Vec<i64>) {
         let version = connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         let mut statement = connection.prepare("SELECT coalesce(sql, name) FROM sqlite_schema ORDER BY name").unwrap();
@@ -59,7 +59,7 @@ mod tests {
     const THIRD: &str = "ALTER TABLE second RENAME TO third;";
 
     #[test]
-    fn each_version_is_made_from_the_one_before_once() {
+    fn each_migration_runs_once_and_in_order() {
         let mut connection = first();
         let (version, _, values) = state(&connection);
         assert_eq!(version, 1);
@@ -68,13 +68,13 @@ mod tests {
         let migrated = state(&connection);
         assert_eq!(migrated.0, 3);
         assert!(migrated.1.iter().any(|sql| sql.contains("third")), "{migrated:?}");
-        assert_eq!(migrated.2, values.iter().map(|value| value + 1000).collect::<Vec<_>>(), "once");
+        assert_eq!(migrated.2, values.iter().map(|value| value + 1000).collect::<Vec<_>>(), "each ran once");
         migrate(&mut connection, FoundDatabase::Ours(3), &all).unwrap();
         assert_eq!(state(&connection), migrated, "there is nothing left to do");
     }
 
     #[test]
-    fn a_version_that_fails_half_way_leaves_the_one_before_whole() {
+    fn a_failed_migration_leaves_the_previous_version_unchanged() {
         let mut connection = first();
         migrate(&mut connection, FoundDatabase::Ours(1), &[MIGRATIONS[0], SECOND]).unwrap();
         let before = state(&connection);
@@ -83,6 +83,6 @@ mod tests {
         assert!(migrate(&mut connection, FoundDatabase::Ours(2), &[MIGRATIONS[0], SECOND, broken]).is_err());
         assert_eq!(state(&connection), before);
         migrate(&mut connection, FoundDatabase::Ours(2), &[MIGRATIONS[0], SECOND, THIRD]).unwrap();
-        assert_eq!(state(&connection).0, 3, "mended, it goes on from there");
+        assert_eq!(state(&connection).0, 3, "a corrected migration continues from version 2");
     }
 }

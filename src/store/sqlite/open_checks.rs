@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p8_network_file_systems_are_known() {
+    fn p8_network_file_systems_are_detected() {
         assert_eq!(network_file_system(0x6969), Some("NFS"));
         assert_eq!(network_file_system(0xFF53_4D42), Some("CIFS"));
         assert_eq!(network_file_system(0xEF53), None, "ext4 is local");
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn p8_what_is_not_ours_is_left_alone() {
+    fn p8_damaged_foreign_and_newer_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
         assert_eq!(inspect(&path).unwrap(), FoundDatabase::Nothing);

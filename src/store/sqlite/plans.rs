@@ -79,7 +79,7 @@ fn each_statement_uses_its_index() {
 }
 
 #[test]
-fn what_reads_from_one_end_needs_no_sorting() {
+fn scans_in_key_order_need_no_sorting() {
     // They scan in the order of the table's key and stop after as many rows as they need.
     for (name, statement) in
         [("FORGET_ANSWERS", sql::FORGET_ANSWERS), ("LAST_EVENT_TIME", sql::LAST_EVENT_TIME), ("HEAD", sql::HEAD)]

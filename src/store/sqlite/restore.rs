@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn p9_revisions_jump_and_the_lost_ones_are_a_gap() {
+    fn p9_revisions_jump_after_a_restore() {
         let dir = tempfile::tempdir().unwrap();
         let copy = healthy_copy(dir.path());
         let data = dir.path().join("data");
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_of_an_older_version_is_restored_as_it_is() {
+    fn a_copy_of_an_older_version_is_restored_unmigrated() {
         let dir = tempfile::tempdir().unwrap();
         let copy = dir.path().join("copy");
         Connection::open(&copy).unwrap().execute_batch(include_str!("store_2.sql")).unwrap();
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_copy_is_refused_and_leaves_nothing() {
+    fn a_damaged_copy_is_refused_and_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let copy = healthy_copy(dir.path());
         Connection::open(&copy).unwrap().execute_batch("UPDATE work SET revision = 1").unwrap();

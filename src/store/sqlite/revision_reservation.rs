@@ -93,25 +93,25 @@ mod tests {
     }
 
     #[test]
-    fn p9_a_commit_reserves_what_it_gives_before_it_gives_it() {
+    fn p9_revisions_are_reserved_before_they_are_assigned() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
         let (rows, opening, _) = open_writer(&path, 1 << 20).unwrap();
         let mut rows = rows.start().unwrap();
         let (first, block) = (opening.next_revision.0, RESERVED as i64);
-        assert_eq!(floor_without_log(&path).0, first + block, "before anything is given");
+        assert_eq!(floor_without_log(&path).0, first + block, "before any revision is assigned");
         for given in [first + block / 2 - 2, first + block / 2, first + block + 7, first + 9 * block] {
             rows.commit(&up_to(given)).unwrap();
-            assert!(floor_without_log(&path).0 > given, "{given} could be given again");
+            assert!(floor_without_log(&path).0 > given, "{given} could be assigned again");
         }
         rows.close(crate::domain::time::Timestamp::ZERO).unwrap();
         drop(rows);
         let (_, opening, _) = open_writer(&path, 1 << 20).unwrap();
-        assert_eq!(opening.next_revision.0, first + 9 * block + 1, "an end in good order leaves no gap");
+        assert_eq!(opening.next_revision.0, first + 9 * block + 1, "a clean shutdown leaves no gap");
     }
 
     #[test]
-    fn p9_a_long_read_is_waited_for_until_the_blocks_end() {
+    fn p9_a_long_read_blocks_commits_only_at_the_end_of_the_block() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
         let (rows, opening, _) = open_writer(&path, 1 << 20).unwrap();
@@ -121,7 +121,7 @@ mod tests {
         let reader = reading(&path);
         for given in [end - RESERVED as i64 / 3, end - RETRY as i64 - 2] {
             rows.commit(&up_to(given)).unwrap();
-            assert_eq!(floor_without_log(&path).0, end, "the read is in the way");
+            assert_eq!(floor_without_log(&path).0, end, "the read blocks the reservation");
         }
         let before = rows.reservation.next;
         let refused = rows.commit(&up_to(end + 5));
@@ -129,14 +129,14 @@ mod tests {
             matches!(&refused, Err(BackendError::Unavailable(what)) if what.contains("for millions")),
             "{refused:?}"
         );
-        assert_eq!(rows.reservation.next, before, "it did not happen");
+        assert_eq!(rows.reservation.next, before, "the commit did not happen");
         drop(reader);
         rows.commit(&up_to(end + 5)).unwrap();
         assert!(floor_without_log(&path).0 > end + 5);
     }
 
     #[test]
-    fn p9_no_revision_is_given_while_another_process_keeps_the_first_from_being_reserved() {
+    fn p9_the_writer_does_not_start_while_another_process_blocks_the_first_reservation() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
         let (rows, _, _) = open_writer(&path, 1 << 20).unwrap();

@@ -135,12 +135,12 @@ mod tests {
     }
 
     #[test]
-    fn each_version_is_recognized_and_what_differs_is_named() {
+    fn each_version_is_recognized_and_differences_are_named() {
         for version in 1..=MIGRATIONS.len() {
             assert_eq!(difference(&store(version), version), Ok(None));
         }
         let newest = MIGRATIONS.len();
-        assert!(difference(&store(1), newest).unwrap().is_some(), "an older one that says it is newer");
+        assert!(difference(&store(1), newest).unwrap().is_some(), "an older schema with the newest version number");
         for (planted, expected) in [
             ("CREATE TRIGGER t AFTER INSERT ON event BEGIN DELETE FROM saga; END", "holds the trigger \"t\""),
             ("CREATE VIEW v AS SELECT 1", "holds the view \"v\""),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_nothing_that_runs_is_tolerated() {
+    fn tables_of_analyze_and_litestream_are_tolerated() {
         let connection = store(MIGRATIONS.len());
         connection.execute_batch("ANALYZE; CREATE TABLE IF NOT EXISTS _litestream_lock (id INTEGER)").unwrap();
         connection
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_white_space_don_t_count() {
+    fn comments_and_white_space_are_ignored() {
         assert_eq!(
             normalised("CREATE TABLE a ( -- what\n  b TEXT  DEFAULT '--  x'\n)"),
             "CREATE TABLE a ( b TEXT DEFAULT '--  x' )"

@@ -292,9 +292,9 @@ mod tests {
     }
 
     #[test]
-    fn a_store_from_before_is_counted_once() {
+    fn a_store_without_counts_is_counted_once() {
         let mut connection = healthy(1);
-        assert_eq!(stored(&connection), Ok(None), "the verification has nothing to verify");
+        assert_eq!(stored(&connection), Ok(None), "there are no counts to verify");
         migrate::migrate(&mut connection, FoundDatabase::Ours(1), migrate::MIGRATIONS).unwrap();
         assert_eq!(stored(&connection), Ok(None));
         let counted = open(&connection).unwrap();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_stored_when_enough_has_happened() {
+    fn counts_are_stored_after_enough_revisions() {
         let connection = healthy(migrate::MIGRATIONS.len());
         let mut state_counts = StateCounts::new(open(&connection).unwrap(), Revision(2));
         let through = || connection.query_row(sql::META, ["counted"], |row| row.get::<_, i64>(0)).unwrap();
@@ -329,6 +329,6 @@ mod tests {
         state_counts.begin();
         state_counts.store_if_due(&connection).unwrap();
         state_counts.commit();
-        assert_eq!(states(&state_counts.committed().lock(), 1), expected, "what was rolled back is forgotten");
+        assert_eq!(states(&state_counts.committed().lock(), 1), expected, "a rollback discards the changes");
     }
 }

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_is_prepared_once_and_starts_afresh_each_time() {
+    fn a_statement_is_prepared_once_and_reset_after_each_use() {
         let statements = Statements::of(Connection::open_in_memory().unwrap());
         statements.execute("CREATE TABLE t (x UNIQUE)", &[]).unwrap();
         let insert = "INSERT INTO t VALUES (?1)";
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_bound_is_what_was_said_last() {
+    fn each_execution_uses_its_own_parameters() {
         let statements = Statements::of(Connection::open_in_memory().unwrap());
         statements.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, x, y)", &[]).unwrap();
         let insert = "INSERT INTO t VALUES (?1, ?2, ?3)";
@@ -180,7 +180,7 @@ mod tests {
             (Param::Text("d"), Param::Integer(0)),
         ];
         for (n, (x, y)) in values.into_iter().enumerate() {
-            assert!(n != 4 || statements.execute(insert, &[Param::Integer(1), x, y]).is_err(), "it is there");
+            assert!(n != 4 || statements.execute(insert, &[Param::Integer(1), x, y]).is_err(), "row 1 exists already");
             assert_eq!(statements.execute(insert, &[Param::from(n), x, y]), Ok(1));
         }
         let all = "SELECT group_concat(quote(x) || quote(y), ' ' ORDER BY n) FROM t";

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p3_a_file_that_was_replaced_is_noticed_though_the_new_one_is_the_same() {
+    fn p3_a_replaced_file_is_noticed_even_with_the_same_content() {
         let dir = tempfile::tempdir().unwrap();
         let database = dir.path().join("sagad.db");
         let names = ["sagad.db", "sagad.db-wal", "sagad.lock"].map(|name| dir.path().join(name));
@@ -90,6 +90,6 @@ mod tests {
             files.are_in_place().unwrap();
         }
         fs::remove_dir_all(dir.path()).unwrap();
-        assert!(files.are_in_place().is_err() && !files.lack_room(), "a directory that is gone is no full disk");
+        assert!(files.are_in_place().is_err() && !files.lack_room(), "a missing directory is not a full disk");
     }
 }

@@ -68,13 +68,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_from_before_is_shrunk_and_can_then_shrink_by_itself() {
+    fn vacuum_shrinks_an_older_store_and_enables_incremental_vacuum() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sagad.db");
         drop(open_writer(&path, 1 << 20).unwrap());
         let connection = Connection::open(&path).unwrap();
         connection.execute_batch(include_str!("healthy.sql")).unwrap();
-        // As stores were made before.
+        // Older versions created stores without `auto_vacuum`.
         connection.execute_batch("PRAGMA auto_vacuum = NONE; VACUUM;").unwrap();
         connection.execute_batch("CREATE TABLE big AS SELECT hex(zeroblob(2000000)) AS x; DROP TABLE big").unwrap();
         drop(connection);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_store_or_in_use_is_left_alone() {
+    fn vacuum_refuses_a_missing_or_locked_store() {
         let dir = tempfile::tempdir().unwrap();
         assert!(vacuum(dir.path()).unwrap_err().to_string().contains("no store"));
         drop(open_writer(&dir.path().join("sagad.db"), 1 << 20).unwrap());
