@@ -33,6 +33,12 @@ pub enum ServeError {
          and start again, or restore a backup if it is damaged"
     )]
     Store(BoxError),
+    /// Another coordinator writes to the store.
+    #[error(
+        "another coordinator has taken over: this one ended, and changed nothing since. Start it again, and it waits until it \
+         is needed"
+    )]
+    Deposed,
     /// The store's files were moved or removed.
     #[error(
         "{0} while the daemon ran: it ended, because the next start would not find what it goes on to write. What was \
@@ -51,6 +57,7 @@ impl ServeError {
         match failure.downcast::<WriterFailure>() {
             Ok(failure) => match *failure {
                 WriterFailure::Gone(what) => ServeError::Gone(what),
+                WriterFailure::Deposed => ServeError::Deposed,
                 WriterFailure::Failed(_) => ServeError::Store(failure),
             },
             Err(failure) => ServeError::Store(failure),

@@ -136,7 +136,7 @@ pub(super) async fn run_with(
     let ending = Shutdown { grace, health, streams, server };
     let outcome = match (outcome, store) {
         // A store that has failed answers nothing more and can't be closed.
-        (Err(error @ (ServeError::Store(_) | ServeError::Gone(_))), _) => {
+        (Err(error @ (ServeError::Store(_) | ServeError::Gone(_) | ServeError::Deposed)), _) => {
             ending.without_store().await;
             Err(error)
         }

@@ -58,6 +58,9 @@ pub enum WriterFailure {
     /// The store's files were removed or replaced; says which.
     #[error("{0}")]
     Gone(String),
+    /// Another coordinator writes now.
+    #[error("another coordinator has taken over")]
+    Deposed,
 }
 
 /// The running writer thread.
@@ -130,9 +133,9 @@ pub(super) fn start<B: Backend>(
         let mut writer = Writer::new(backend, opening, messages, shared, options);
         let result = writer.run().map_err(|failure| match failure {
             BackendError::Gone(what) => WriterFailure::Gone(what),
+            BackendError::Deposed => WriterFailure::Deposed,
             BackendError::Full
             | BackendError::Away(_)
-            | BackendError::Deposed
             | BackendError::Corrupt(_)
             | BackendError::Unwritable(..)
             | BackendError::Unavailable(_)
@@ -197,9 +200,15 @@ impl<B: Backend> Writer<B> {
         loop {
             let first = self.wait();
             self.begin_turn();
-            if let Some(refusal) = self.refusal.clone()
-                && !self.takes_changes_again()?
-            {
+            let takes_changes = match self.takes_changes() {
+                Ok(takes_changes) => takes_changes,
+                Err(failure) => {
+                    // It is answered like those still in the queue: nothing of it has happened.
+                    first.into_iter().for_each(WriterMessage::refuse);
+                    return Err(failure);
+                }
+            };
+            if let Some(refusal) = self.refusal.clone().filter(|_| !takes_changes) {
                 self.answer_overdue();
                 match first {
                     // The store can't be closed properly, and needn't be: the next start skips what was reserved.

@@ -150,28 +150,24 @@ impl PostgresWriter {
                     .await?;
             load::sagas(&found, &compensations)
         })?;
-        let mut results = vec![LoadResult::Nothing; keys.len()];
+        let mut loaded = HashMap::new();
         for read in found {
             match read {
                 Ok((id, saga)) => {
                     let saga = Arc::new(saga);
-                    for (key, result) in keys.iter().zip(&mut results) {
-                        let fits = match key {
-                            LoadKey::Task(task) => *task == saga.spec.task_id,
-                            LoadKey::Saga(saga_id) => *saga_id == saga.spec.saga_id,
-                            LoadKey::Row(row) => *row == id,
-                        };
-                        if fits {
-                            *result = LoadResult::Saga(id, saga.clone());
-                        }
-                    }
+                    let own = [
+                        LoadKey::Task(saga.spec.task_id.clone()),
+                        LoadKey::Saga(saga.spec.saga_id.clone()),
+                        LoadKey::Row(id),
+                    ];
+                    loaded.extend(own.map(|key| (key, LoadResult::Saga(id, saga.clone()))));
                 }
                 // A row that can't be read doesn't say which key it belongs to, so several keys are loaded one by one.
-                Err(damaged) if keys.len() == 1 => results.fill(LoadResult::Unreadable(damaged.0)),
+                Err(damaged) if keys.len() == 1 => return Ok(vec![LoadResult::Unreadable(damaged.0)]),
                 Err(_) => return keys.iter().map(|key| self.load_key(key)).collect(),
             }
         }
-        Ok(results)
+        Ok(keys.iter().map(|key| loaded.get(key).cloned().unwrap_or(LoadResult::Nothing)).collect())
     }
 
     fn load_key(&mut self, key: &LoadKey) -> Result<LoadResult, BackendError> {
@@ -230,9 +226,12 @@ impl PostgresWriter {
             pipeline.sent.push(client.batch_execute("COMMIT").boxed_local());
             let mut results = join_all(pipeline.sent).await;
             let committed = results.pop().expect("the commit's");
-            // The first error says what failed. Those after it only say that the transaction had ended.
+            // The first error says what failed. Those after it only say that the transaction had ended. If the connection
+            // was lost, the commit may have arrived.
             if let Some(failed) = results.into_iter().find_map(Result::err) {
-                return Ok(Ended::not(failed.into()));
+                let is_lost = failed.is_closed();
+                let error = PostgresError::from(failed);
+                return Ok(if is_lost { Ended::Unknown(error.to_string()) } else { Ended::Not(error) });
             }
             Ok(committed
                 .map_or_else(|error| Ended::Unknown(PostgresError::from(error).to_string()), |()| Ended::Committed))
@@ -320,16 +319,6 @@ impl PostgresWriter {
         })?;
         self.alive_at = self.clock.now();
         if changed == 1 { Ok(()) } else { Err(PostgresError::NotTheWriter) }
-    }
-}
-
-impl Ended {
-    /// Converts an error of a statement before the commit. The commit can only have arrived if the connection was lost.
-    fn not(error: PostgresError) -> Self {
-        match error {
-            PostgresError::Away(what) if what.contains("connection closed") => Ended::Unknown(what),
-            error => Ended::Not(error),
-        }
     }
 }
 
